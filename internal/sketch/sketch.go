@@ -1,0 +1,294 @@
+// Package sketch counts durations in a log-linear histogram that merges
+// exactly: the sketch of two intervals is the sum of their sketches. It holds
+// no clock, no lock and no name.
+package sketch
+
+import (
+	"encoding/binary"
+	"errors"
+	"iter"
+	"math/bits"
+	"time"
+)
+
+// subBits is the number of linear steps per octave, as a power of two. With 64
+// steps a bucket is at most 1/64 of its lower bound wide, so its middle is at
+// most 0.78 % away from every value in it.
+const subBits = 6
+
+const (
+	steps = 1 << subBits
+	// maxIndex is the bucket of 2^63-1 ns; no duration lies beyond it.
+	maxIndex = (63-subBits)*steps + steps - 1
+)
+
+// Sketch is a histogram of durations in nanoseconds. The zero value is empty
+// and ready to use. It is not safe for concurrent use.
+type Sketch struct {
+	count    uint64
+	sum      uint64 // ns
+	min, max uint64 // ns; valid when count > 0
+	first    int    // bucket index of buckets[0]
+	buckets  []uint64
+}
+
+// index returns the bucket of v: v itself below 64 ns, then 64 linear steps
+// per octave.
+func index(v uint64) int {
+	if v < steps {
+		return int(v)
+	}
+	octave := bits.Len64(v) - 1 - subBits
+	return octave*steps + int(v>>octave)
+}
+
+// bounds returns the lowest value of bucket i and the number of values in it.
+func bounds(i int) (low, width uint64) {
+	if i < 2*steps {
+		return uint64(i), 1
+	}
+	octave := i/steps - 1
+	return uint64(steps+i%steps) << octave, 1 << octave
+}
+
+// Add counts one duration. A negative one (a clock that stepped back) counts as zero.
+func (s *Sketch) Add(d time.Duration) { s.AddN(d, 1) }
+
+// AddN counts n durations of the same length.
+func (s *Sketch) AddN(d time.Duration, n uint64) {
+	if n == 0 {
+		return
+	}
+	v := uint64(max(d, 0))
+	if s.count == 0 || v < s.min {
+		s.min = v
+	}
+	s.max = max(s.max, v)
+	s.count += n
+	s.sum += v * n
+	i := index(v)
+	s.reserve(i, i)
+	s.buckets[i-s.first] += n
+}
+
+// reserve makes the buckets from lo to hi addressable.
+func (s *Sketch) reserve(lo, hi int) {
+	if len(s.buckets) == 0 {
+		s.first = lo
+		s.buckets = append(s.buckets[:0], make([]uint64, hi-lo+1)...)
+		return
+	}
+	if lo < s.first {
+		grown := make([]uint64, s.first-lo+len(s.buckets))
+		copy(grown[s.first-lo:], s.buckets)
+		s.first, s.buckets = lo, grown
+	}
+	if last := s.first + len(s.buckets) - 1; hi > last {
+		s.buckets = append(s.buckets, make([]uint64, hi-last)...)
+	}
+}
+
+// Merge adds all that o counted. A nil o adds nothing.
+func (s *Sketch) Merge(o *Sketch) {
+	if o == nil || o.count == 0 {
+		return
+	}
+	if s.count == 0 || o.min < s.min {
+		s.min = o.min
+	}
+	s.max = max(s.max, o.max)
+	s.count += o.count
+	s.sum += o.sum
+	s.reserve(o.first, o.first+len(o.buckets)-1)
+	at := s.buckets[o.first-s.first:]
+	for i, n := range o.buckets {
+		at[i] += n
+	}
+}
+
+// Reset empties the sketch and keeps its memory.
+func (s *Sketch) Reset() { *s = Sketch{buckets: s.buckets[:0]} }
+
+// Clone returns an independent copy; the clone of nil is empty.
+func (s *Sketch) Clone() *Sketch {
+	c := &Sketch{}
+	c.Merge(s)
+	return c
+}
+
+// Count is the number of durations counted; 0 for nil.
+func (s *Sketch) Count() uint64 {
+	if s == nil {
+		return 0
+	}
+	return s.count
+}
+
+// Mean is exact: the sum is kept beside the buckets. It is 0 when empty.
+func (s *Sketch) Mean() time.Duration {
+	if s == nil || s.count == 0 {
+		return 0
+	}
+	return time.Duration(s.sum / s.count)
+}
+
+// Sum is the exact total of the durations.
+func (s *Sketch) Sum() time.Duration {
+	if s == nil {
+		return 0
+	}
+	return time.Duration(s.sum)
+}
+
+// Min and Max are exact; 0 when empty.
+func (s *Sketch) Min() time.Duration {
+	if s == nil || s.count == 0 {
+		return 0
+	}
+	return time.Duration(s.min)
+}
+
+// Max is the longest duration counted, exactly; 0 when empty.
+func (s *Sketch) Max() time.Duration {
+	if s == nil {
+		return 0
+	}
+	return time.Duration(s.max)
+}
+
+// Quantile returns the value of rank ceil(q*n), within 0.78 %: the middle of
+// its bucket, never outside Min and Max. It is 0 when empty.
+func (s *Sketch) Quantile(q float64) time.Duration {
+	if s == nil || s.count == 0 {
+		return 0
+	}
+	rank := uint64(q * float64(s.count))
+	if float64(rank) < q*float64(s.count) {
+		rank++
+	}
+	rank = min(max(rank, 1), s.count)
+	var seen uint64
+	for i, n := range s.buckets {
+		if seen += n; seen >= rank {
+			low, width := bounds(s.first + i)
+			return time.Duration(min(max(low+(width-1)/2, s.min), s.max))
+		}
+	}
+	return time.Duration(s.max)
+}
+
+// Bucket is a run of durations from Low (inclusive) to High (exclusive).
+type Bucket struct {
+	Low, High time.Duration
+	Count     uint64
+}
+
+// Buckets yields the buckets that counted something, in rising order.
+func (s *Sketch) Buckets() iter.Seq[Bucket] {
+	return func(yield func(Bucket) bool) {
+		if s == nil {
+			return
+		}
+		for i, n := range s.buckets {
+			if n == 0 {
+				continue
+			}
+			low, width := bounds(s.first + i)
+			if !yield(Bucket{time.Duration(low), time.Duration(low + width), n}) {
+				return
+			}
+		}
+	}
+}
+
+// Version 1 of the binary form: version, then varints: count, sum, min, max-min,
+// then for each bucket that counted something the distance to the one before
+// (from -1) and its count.
+const version = 1
+
+var errCorrupt = errors.New("sketch: not a sketch of version 1")
+
+// AppendBinary appends the sketch's binary form; an empty one takes two bytes.
+func (s *Sketch) AppendBinary(b []byte) ([]byte, error) {
+	b = append(b, version)
+	b = binary.AppendUvarint(b, s.Count())
+	if s.Count() == 0 {
+		return b, nil
+	}
+	b = binary.AppendUvarint(b, s.sum)
+	b = binary.AppendUvarint(b, s.min)
+	b = binary.AppendUvarint(b, s.max-s.min)
+	prev := -1
+	for i, n := range s.buckets {
+		if n == 0 {
+			continue
+		}
+		b = binary.AppendUvarint(b, uint64(s.first+i-prev))
+		b = binary.AppendUvarint(b, n)
+		prev = s.first + i
+	}
+	return b, nil
+}
+
+// MarshalBinary returns the binary form.
+func (s *Sketch) MarshalBinary() ([]byte, error) { return s.AppendBinary(nil) }
+
+// UnmarshalBinary replaces the sketch by the one in data. Hostile input is an
+// error, never a panic, and takes at most 30 KB.
+func (s *Sketch) UnmarshalBinary(data []byte) error {
+	if len(data) == 0 || data[0] != version {
+		return errCorrupt
+	}
+	data = data[1:]
+	next := func() (uint64, bool) {
+		v, n := binary.Uvarint(data)
+		if n <= 0 {
+			return 0, false
+		}
+		data = data[n:]
+		return v, true
+	}
+	var d Sketch
+	var ok bool
+	if d.count, ok = next(); !ok {
+		return errCorrupt
+	}
+	if d.count == 0 {
+		*s = Sketch{}
+		if len(data) > 0 {
+			return errCorrupt
+		}
+		return nil
+	}
+	var span uint64
+	for _, p := range []*uint64{&d.sum, &d.min, &span} {
+		if *p, ok = next(); !ok {
+			return errCorrupt
+		}
+	}
+	if d.max = d.min + span; d.max < d.min || d.max > 1<<63-1 {
+		return errCorrupt
+	}
+	var total uint64
+	prev := -1
+	for len(data) > 0 {
+		gap, ok := next()
+		if !ok || gap == 0 || gap > maxIndex+1 {
+			return errCorrupt
+		}
+		i := prev + int(gap)
+		n, ok := next()
+		if !ok || n == 0 || i > maxIndex || total+n < total {
+			return errCorrupt
+		}
+		d.reserve(i, i)
+		d.buckets[i-d.first] = n
+		total += n
+		prev = i
+	}
+	if total != d.count {
+		return errCorrupt
+	}
+	*s = d
+	return nil
+}

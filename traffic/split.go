@@ -1,0 +1,138 @@
+// Package traffic holds the words for how messages are divided: splits,
+// targets, weights, revisions, and the life of a change. It decides what a
+// valid division is and how a message finds its target. It is pure: no I/O, no
+// clock, no logging.
+package traffic
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// State of a target, in HAProxy's words.
+type State string
+
+const (
+	Ready State = "READY"
+	Drain State = "DRAIN" // no new messages; finish what is in flight
+	Maint State = "MAINT" // out
+)
+
+// Pick says how a message finds its target.
+type Pick string
+
+const (
+	Weighted Pick = "weighted" // at random, by weight
+	ByKey    Pick = "key"      // by a consistent hash of a key, weights respected
+)
+
+// Driver says how a revision becomes real.
+type Driver string
+
+const (
+	DriverKV Driver = "kv" // the client library follows the KV document
+)
+
+// Mode says what the tuner may do to a split.
+type Mode string
+
+const (
+	Observe Mode = "observe" // measure only
+	Suggest Mode = "suggest" // propose, a human applies (default)
+)
+
+// Law is a tuner's way to choose weights.
+type Law string
+
+const (
+	LawCapacity Law = "capacity" // queueing model at a design load, guarded (default)
+	LawManual   Law = "manual"   // no suggestions
+)
+
+// Split divides the messages of one logical subject over targets.
+type Split struct {
+	Name    string   `json:"name"`
+	Subject string   `json:"subject"`
+	Pick    Pick     `json:"pick"`
+	Driver  Driver   `json:"driver"`
+	Mode    Mode     `json:"mode"`
+	Law     Law      `json:"law"`
+	Targets []Target `json:"targets"`
+}
+
+// Target is one destination of a split.
+type Target struct {
+	Name    string            `json:"name"`
+	Subject string            `json:"subject"`
+	Weight  int               `json:"weight"` // whole percent of its tier; 0 unless READY
+	Tier    int               `json:"tier"`   // 0 is primary, 1 backs it up, …
+	State   State             `json:"state"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Observe *Observed         `json:"observe,omitempty"`
+}
+
+// Observed names the JetStream consumer at which a target is measured.
+type Observed struct {
+	Account  string `json:"account,omitempty"` // "" is the account of Ballast's own credentials
+	Stream   string `json:"stream"`
+	Consumer string `json:"consumer"`
+}
+
+// Revision is one immutable version of a split, as it stands in the KV document.
+type Revision struct {
+	V      int       `json:"v"`      // version of the format: 1
+	Epoch  uint64    `json:"epoch"`  // leadership under which it was written
+	Number uint64    `json:"rev"`    // 1, 2, 3, … of this split
+	Base   uint64    `json:"base"`   // the revision it was computed from; 0 for the first
+	Change string    `json:"change"` // id of the change that wrote it
+	Author string    `json:"author"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
+	Split  Split     `json:"split"`
+
+	// Token is the KV revision it was read at, for compare-and-swap. It is not
+	// part of the document.
+	Token uint64 `json:"-"`
+}
+
+// Weights returns weight by target name.
+func (s Split) Weights() map[string]int {
+	w := make(map[string]int, len(s.Targets))
+	for _, t := range s.Targets {
+		w[t.Name] = t.Weight
+	}
+	return w
+}
+
+// Target finds a target by name.
+func (s Split) Target(name string) (Target, bool) {
+	i := slices.IndexFunc(s.Targets, func(t Target) bool { return t.Name == name })
+	if i < 0 {
+		return Target{}, false
+	}
+	return s.Targets[i], true
+}
+
+// WithWeights returns a copy with the given weights; targets not named keep theirs.
+func (s Split) WithWeights(w map[string]int) Split {
+	s.Targets = slices.Clone(s.Targets)
+	for i, t := range s.Targets {
+		if v, ok := w[t.Name]; ok {
+			s.Targets[i].Weight = v
+		}
+	}
+	return s
+}
+
+// Tiers returns the tiers in use, lowest first.
+func (s Split) Tiers() []int {
+	var tiers []int
+	for _, t := range s.Targets {
+		if !slices.Contains(tiers, t.Tier) {
+			tiers = append(tiers, t.Tier)
+		}
+	}
+	slices.SortFunc(tiers, cmp.Compare[int])
+	return tiers
+}

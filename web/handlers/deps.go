@@ -1,0 +1,109 @@
+package handlers
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"ballast/fleet"
+	"ballast/traffic"
+)
+
+// Metrics is what the pages read of the measurements.
+type Metrics interface {
+	// Latest is the newest snapshot, shared and never changed; its TakenAt is
+	// zero before the first.
+	Latest() *fleet.Snapshot
+	// Rates are the present rates, shared and never changed; never nil.
+	Rates() *fleet.Rates
+	Series(ctx context.Context, q fleet.SeriesQuery) (fleet.Series, error)
+	Latency(ctx context.Context, k fleet.ConsumerKey, r fleet.Range, points int) (fleet.Latency, error)
+	// Observe measures the targets of a split over a range, in the split's order.
+	Observe(ctx context.Context, s traffic.Split, r fleet.Range) ([]traffic.Observation, error)
+	// Events are newest first.
+	Events(ctx context.Context, r fleet.Range, limit int) ([]fleet.Event, error)
+	// Slots gives each key a number that it keeps for ever, so that nothing on
+	// the topology jumps when something else comes or goes.
+	Slots(ctx context.Context, keys []string) (map[string]int, error)
+}
+
+// Journal is the record of what was decided.
+type Journal interface {
+	// Entries are newest first.
+	Entries(ctx context.Context, f traffic.EntryFilter) ([]traffic.Entry, error)
+}
+
+// Control is what the pages ask for; it decides, the pages show.
+type Control interface {
+	// Ready says in words for the operator why nothing can be applied now, or
+	// nil.
+	Ready() error
+	Splits() []traffic.Revision // by name
+	Split(name string) (traffic.Revision, error)
+	History(ctx context.Context, name string) ([]traffic.Revision, error) // newest first
+	Plan(ctx context.Context, e traffic.Edit) (traffic.Plan, error)       // the dry run
+	// Apply returns once the change is in force and read back (phase baking), or
+	// with the reason why it is not.
+	Apply(ctx context.Context, e traffic.Edit) (traffic.Change, error)
+	// Rollback restores what was in force before the change.
+	Rollback(ctx context.Context, change, actor, reason string) (traffic.Change, error)
+	Delete(ctx context.Context, split string, base uint64, actor, reason string) error
+	// Keep ends a change's bake time early, as verified.
+	Keep(ctx context.Context, change, actor string) (traffic.Change, error)
+	Changes(split string, limit int) []traffic.Change // newest first; "" is all splits
+	Change(id string) (traffic.Change, error)
+	Proposals(split string, limit int) []traffic.Proposal // newest first; "" is all splits
+	Proposal(id string) (traffic.Proposal, error)
+	Approve(ctx context.Context, proposal, actor, reason string) (traffic.Change, error)
+	Dismiss(ctx context.Context, proposal, actor, reason string) error
+	// Decision is the tuner's last word on a split: also why it holds.
+	Decision(split string) (traffic.Decision, bool)
+}
+
+// Demo drives the demo's faults; the drawer is shown when it is there.
+type Demo interface {
+	State() DemoState
+	Slow(target string, factor float64) error // 1 is normal
+	StopTarget(target string) error
+	StartTarget(target string) error
+	KillServer(name string) error
+	RestartServer(name string) error
+	SetRate(perSecond float64) error
+}
+
+// DemoState is what the drawer shows.
+type DemoState struct {
+	Targets           []DemoTarget
+	Servers           []DemoServer
+	Rate, NormalRate  float64 // msg/s
+	Published, Failed uint64
+}
+
+// DemoTarget is one pool of workers.
+type DemoTarget struct {
+	Name    string
+	Running bool
+	Factor  float64 // service time, as a multiple of normal
+	Workers int
+}
+
+// DemoServer is one server of the demo cluster.
+type DemoServer struct {
+	Name    string
+	Running bool
+}
+
+// Deps is everything the pages need, plugged together in app.go.
+type Deps struct {
+	Metrics  Metrics
+	Journal  Journal
+	Control  Control
+	Demo     Demo // nil outside the demo
+	Log      *slog.Logger
+	Now      func() time.Time
+	System   string // name shown in the corner, e.g. "demo" or the context's name
+	Version  string
+	Operator string        // who acts, for the journal, as long as there is no login
+	Interval time.Duration // of the collector: figures older than three are stale
+	Hosts    []string      // Host headers that are answered; empty: any loopback name
+}
