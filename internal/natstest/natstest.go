@@ -1,0 +1,297 @@
+// Package natstest runs real nats-servers inside a test: one with JetStream, or
+// a cluster whose servers can be stopped and restarted. Everything listens on
+// loopback, on ports that the kernel chose, and is gone when the test ends. It
+// imitates nothing and serves no program.
+package natstest
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"ballast/internal/wait"
+)
+
+// The users of a Cluster and of a Server with Accounts.
+const (
+	AppUser, AppPassword = "app", "app-password" // account APP, with JetStream
+	SysUser, SysPassword = "sys", "sys-password" // account SYS, the system account
+)
+
+const accounts = `
+accounts {
+  SYS { users: [ { user: "` + SysUser + `", password: "` + SysPassword + `" } ] }
+  APP { jetstream: enabled, users: [ { user: "` + AppUser + `", password: "` + AppPassword + `" } ] }
+}
+system_account: SYS
+`
+
+// startTimeout is generous: the race detector on a busy machine makes a start
+// take seconds.
+const startTimeout = 30 * time.Second
+
+// Option changes how a server is configured, before it starts.
+type Option func(*config)
+
+type config struct {
+	text  string // in the server's own configuration language
+	tweak []func(*server.Options)
+}
+
+// Accounts gives the server the accounts and users of a Cluster. Without it
+// everybody is in the global account and needs no password.
+func Accounts() Option { return Config(accounts) }
+
+// Config adds text in nats-server's configuration language.
+func Config(text string) Option { return func(c *config) { c.text += text } }
+
+// Tweak changes the options after the configuration was read.
+func Tweak(f func(*server.Options)) Option {
+	return func(c *config) { c.tweak = append(c.tweak, f) }
+}
+
+// Server starts a single server with JetStream and a monitoring port, and
+// stops it when the test ends.
+func Server(tb testing.TB, opts ...Option) *server.Server {
+	tb.Helper()
+	dir := tb.TempDir() // asked for before the cleanup below, so removed after it
+	srv := start(tb, options(tb, dir, opts))
+	tb.Cleanup(func() { stop(srv) })
+	return srv
+}
+
+// Connect connects to a server and closes the connection when the test ends.
+func Connect(tb testing.TB, url string, opts ...nats.Option) *nats.Conn {
+	tb.Helper()
+	nc, err := nats.Connect(url, append([]nats.Option{nats.Name(tb.Name())}, opts...)...)
+	if err != nil {
+		tb.Fatalf("connect to %s: %v", url, err)
+	}
+	tb.Cleanup(nc.Close)
+	return nc
+}
+
+// MonitorURL is the base of the server's monitoring endpoints.
+func MonitorURL(srv *server.Server) string { return "http://" + srv.MonitorAddr().String() }
+
+func options(tb testing.TB, dir string, opts []Option) *server.Options {
+	tb.Helper()
+	c := config{text: fmt.Sprintf(`
+host: 127.0.0.1
+port: -1
+http: "127.0.0.1:-1"
+jetstream { store_dir: %q, max_memory_store: 256MB, max_file_store: 1GB }
+`, dir)}
+	for _, o := range opts {
+		o(&c)
+	}
+	o := &server.Options{}
+	if err := o.ProcessConfigString(c.text); err != nil {
+		tb.Fatalf("read server configuration: %v\n%s", err, c.text)
+	}
+	o.NoLog, o.NoSigs = true, true
+	for _, f := range c.tweak {
+		f(o)
+	}
+	return o
+}
+
+func start(tb testing.TB, o *server.Options) *server.Server {
+	tb.Helper()
+	srv, err := server.NewServer(o)
+	if err != nil {
+		tb.Fatalf("new nats-server: %v", err)
+	}
+	srv.Start()
+	if !srv.ReadyForConnections(startTimeout) {
+		stop(srv)
+		tb.Fatalf("the nats-server on port %d did not start within %v", o.Port, startTimeout)
+	}
+	return srv
+}
+
+func stop(srv *server.Server) {
+	srv.Shutdown()
+	srv.WaitForShutdown()
+}
+
+// Servers is a running cluster. Its methods are to be called on the test's own
+// goroutine.
+type Servers struct {
+	tb   testing.TB
+	opts []*server.Options // with fixed ports once a server ran
+	srv  []*server.Server  // nil while it is down
+	urls []string
+	mon  []string
+}
+
+// Cluster starts n servers with JetStream, the accounts SYS and APP, and waits
+// until they have a leader and know each other. An election takes some seconds,
+// so a package starts a cluster only where replication is the subject. The
+// options are applied to every server.
+func Cluster(tb testing.TB, n int, opts ...Option) *Servers {
+	tb.Helper()
+	c := &Servers{tb: tb, srv: make([]*server.Server, n), urls: make([]string, n), mon: make([]string, n)}
+	ports := freePorts(tb, n)
+	routes := make([]string, n)
+	for i, p := range ports {
+		routes[i] = fmt.Sprintf("%q", fmt.Sprintf("nats-route://127.0.0.1:%d", p))
+	}
+	dirs := make([]string, n)
+	for i := range dirs {
+		dirs[i] = tb.TempDir()
+	}
+	tb.Cleanup(func() {
+		for _, srv := range c.srv {
+			if srv != nil {
+				stop(srv)
+			}
+		}
+	})
+	for i := range n {
+		text := accounts + fmt.Sprintf(`
+server_name: "n%d"
+cluster { name: "test", listen: "127.0.0.1:%d", routes: [ %s ] }
+`, i+1, ports[i], strings.Join(routes, ", "))
+		o := options(tb, dirs[i], append([]Option{Config(text)}, opts...))
+		srv := start(tb, o)
+		// What the kernel chose is kept, so that a restart is found again.
+		o.Port = srv.Addr().(*net.TCPAddr).Port
+		o.HTTPPort = srv.MonitorAddr().Port
+		c.opts, c.srv[i] = append(c.opts, o), srv
+		c.urls[i], c.mon[i] = srv.ClientURL(), MonitorURL(srv)
+	}
+	c.WaitReady()
+	return c
+}
+
+// Len is the number of servers, those that are down included.
+func (c *Servers) Len() int { return len(c.srv) }
+
+// Server returns the i-th server, nil while it is down.
+func (c *Servers) Server(i int) *server.Server { return c.srv[i] }
+
+// URL is the client URL of server i, without a user.
+func (c *Servers) URL(i int) string { return c.urls[i] }
+
+// URLs are the client URLs of all servers, separated by commas.
+func (c *Servers) URLs() string { return strings.Join(c.urls, ",") }
+
+// MonitorURLs are the bases of the servers' monitoring endpoints.
+func (c *Servers) MonitorURLs() []string { return append([]string(nil), c.mon...) }
+
+// App connects to all servers as the user of account APP.
+func (c *Servers) App(tb testing.TB, opts ...nats.Option) *nats.Conn {
+	tb.Helper()
+	return Connect(tb, c.URLs(), append(c.patient(AppUser, AppPassword), opts...)...)
+}
+
+// Sys connects to all servers as the user of the system account.
+func (c *Servers) Sys(tb testing.TB, opts ...nats.Option) *nats.Conn {
+	tb.Helper()
+	return Connect(tb, c.URLs(), append(c.patient(SysUser, SysPassword), opts...)...)
+}
+
+func (c *Servers) patient(user, password string) []nats.Option {
+	return []nats.Option{nats.UserInfo(user, password), nats.MaxReconnects(-1), nats.ReconnectWait(50 * time.Millisecond)}
+}
+
+// Kill shuts server i down at once: connections break and its Raft groups look
+// for new leaders. Its store stays for Restart.
+func (c *Servers) Kill(i int) {
+	c.tb.Helper()
+	if c.srv[i] == nil {
+		c.tb.Fatalf("kill server n%d: it is down already", i+1)
+	}
+	stop(c.srv[i])
+	c.srv[i] = nil
+}
+
+// Restart starts server i on the ports and the store that it had.
+func (c *Servers) Restart(i int) {
+	c.tb.Helper()
+	if c.srv[i] != nil {
+		c.tb.Fatalf("restart server n%d: it is running", i+1)
+	}
+	c.srv[i] = start(c.tb, c.opts[i].Clone())
+}
+
+// WaitReady waits until the running servers are linked, have a meta leader and
+// report themselves healthy.
+func (c *Servers) WaitReady() {
+	c.tb.Helper()
+	up := 0
+	for _, srv := range c.srv {
+		if srv != nil {
+			up++
+		}
+	}
+	wait.For(c.tb, startTimeout, "a cluster with a meta leader", func() bool {
+		leaders := 0
+		for i, srv := range c.srv {
+			if srv == nil {
+				continue
+			}
+			if srv.NumRoutes() < up-1 || !healthy(c.mon[i]) {
+				return false
+			}
+			if srv.JetStreamIsLeader() {
+				leaders++
+			}
+		}
+		return leaders == 1
+	})
+}
+
+func healthy(base string) bool {
+	resp, err := http.Get(base + "/healthz")
+	if err != nil {
+		return false
+	}
+	resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
+}
+
+// MetaLeader returns the index of the server that leads the meta group, -1
+// while an election runs.
+func (c *Servers) MetaLeader() int {
+	for i, srv := range c.srv {
+		if srv != nil && srv.JetStreamIsLeader() {
+			return i
+		}
+	}
+	return -1
+}
+
+// StreamLeader returns the index of the server that leads a stream of account
+// APP, -1 when none does.
+func (c *Servers) StreamLeader(stream string) int {
+	for i, srv := range c.srv {
+		if srv != nil && srv.JetStreamIsStreamLeader("APP", stream) {
+			return i
+		}
+	}
+	return -1
+}
+
+// freePorts asks the kernel for n ports. They are given back before the servers
+// listen on them: the routes must be known before the first server starts.
+func freePorts(tb testing.TB, n int) []int {
+	tb.Helper()
+	ports := make([]int, n)
+	for i := range ports {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			tb.Fatalf("find a free port: %v", err)
+		}
+		defer ln.Close() // all are held until all are known, so that they differ
+		ports[i] = ln.Addr().(*net.TCPAddr).Port
+	}
+	return ports
+}
