@@ -1,0 +1,22 @@
+package handlers
+
+import (
+	"github.com/labstack/echo/v4"
+
+	"ballast/web/static"
+)
+
+// routes are all URLs of the console.
+func (s *Server) routes(e *echo.Echo) {
+	e.GET(static.Prefix+"*", echo.WrapHandler(static.Handler()))
+	e.GET("/live", s.live)
+	e.POST("/theme", s.setTheme)
+}
+
+// export adds a page's URL together with its .json and .csv twins, which the
+// same handler answers; format tells it which is asked for.
+func export(e *echo.Echo, path string, h echo.HandlerFunc) {
+	e.GET(path, h)
+	e.GET(path+".json", h)
+	e.GET(path+".csv", h)
+}
