@@ -47,6 +47,8 @@ type Law string
 
 const (
 	LawCapacity Law = "capacity" // queueing model at a design load, guarded (default)
+	LawSeed     Law = "seed"     // health score of latency, CPU and memory, for comparison
+	LawEqual    Law = "equal"    // the same weight for all
 	LawManual   Law = "manual"   // no suggestions
 )
 
