@@ -1,0 +1,115 @@
+package loadtest
+
+import (
+	"context"
+	"math"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"ballast/internal/natstest"
+	"ballast/internal/wait"
+	"ballast/traffic"
+)
+
+func orders(east, west int) traffic.Split {
+	return traffic.Split{
+		Name: "orders", Subject: "orders", Pick: traffic.Weighted, Driver: traffic.DriverKV, Mode: traffic.Suggest, Law: traffic.LawManual,
+		Targets: []traffic.Target{
+			{Name: "east", Subject: "orders.east", Weight: east, State: traffic.Ready},
+			{Name: "west", Subject: "orders.west", Weight: west, State: traffic.Ready},
+		},
+	}
+}
+
+func stream(t *testing.T) (*nats.Conn, jetstream.JetStream) {
+	t.Helper()
+	nc := natstest.Connect(t, natstest.Server(t).ClientURL())
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	return nc, js
+}
+
+// follow runs the verifier beside the test.
+func follow(t *testing.T, v *Verifier, js jetstream.JetStream) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- v.Follow(ctx, js, "ORDERS") }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Follow = %v, want nil after cancel", err)
+		}
+	})
+}
+
+func TestVerifierCounts(t *testing.T) {
+	t.Parallel()
+	_, js := stream(t)
+	v := NewVerifier(VerifierConfig{Run: "run", Split: orders(50, 50), Window: 4, RevisionHeader: "Rev"})
+	follow(t, v, js)
+
+	put := func(subject, id string, revision uint64) {
+		t.Helper()
+		m := &nats.Msg{Subject: subject, Header: nats.Header{"Rev": {strconv.FormatUint(revision, 10)}}}
+		if id != "" {
+			m.Header.Set(jetstream.MsgIDHeader, id)
+		}
+		if _, err := js.PublishMsg(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("orders.east", "run-0", 1)
+	put("orders.east", "other-0", 9)
+	put("orders.east", "", 9)
+	put("orders.west", "run-1", 1)
+	put("orders.nobody", "run-2", 3)
+	put("orders.west", "run-4", 3)
+	wait.For(t, 10*time.Second, "four messages", func() bool { return v.Count() == 4 })
+	report := Report{acked: []bool{true, true, true, true, false}}
+
+	got := v.Check(report)
+	if got.Delivered != 4 || got.Duplicates != 0 || len(got.Missing) != 1 || got.Missing[0] != 3 || got.Unasked != 1 || got.Strays != 1 {
+		t.Errorf("verdict %+v", got)
+	}
+	if share, of := v.Shares(); of != 3 || math.Abs(share["east"]-100./3) > 1e-9 || math.Abs(share["west"]-200./3) > 1e-9 {
+		t.Errorf("shares %v of %d", share, of)
+	}
+	if _, ok := v.FirstBy(4); ok {
+		t.Error("FirstBy found a revision that nobody picked by")
+	}
+	one, ok1 := v.FirstBy(1)
+	two, ok2 := v.FirstBy(2) // by the later revision 3
+	if !ok1 || !ok2 || !one.Before(two) {
+		t.Errorf("FirstBy(1) = %v, FirstBy(2) = %v", one, two)
+	}
+
+	// With a short memory of ids the stream lets a true duplicate in.
+	s, err := js.Stream(t.Context(), "ORDERS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := s.CachedInfo().Config
+	cfg.Duplicates = 100 * time.Millisecond
+	if _, err := js.UpdateStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	wait.For(t, 10*time.Second, "the duplicate to be counted", func() bool {
+		put("orders.east", "run-0", 3)
+		return v.Check(report).Duplicates > 0
+	})
+	v.ResetWindow()
+	for n := 10; n < 20; n++ {
+		put("orders.west", id("run", n), 3)
+	}
+	wait.For(t, 10*time.Second, "a full window", func() bool { share, of := v.Shares(); return of == 4 && share["west"] == 100 })
+}
