@@ -37,6 +37,7 @@ type Observation struct {
 	Failed     uint64
 	Processing time.Duration // mean
 	CPU        float64       // percent of one core, mean per process
+	Cores      int           // cores a process may use; 0 is not known, and then CPU says nothing
 	ReportedAt time.Time
 }
 

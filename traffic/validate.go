@@ -73,7 +73,7 @@ func (s Split) Validate() error {
 	if !slices.Contains([]Mode{Observe, Suggest}, s.Mode) {
 		add("mode", "%q is not a mode", s.Mode)
 	}
-	if !slices.Contains([]Law{LawCapacity, LawManual}, s.Law) {
+	if !slices.Contains([]Law{LawCapacity, LawSeed, LawEqual, LawManual}, s.Law) {
 		add("law", "%q is not a law", s.Law)
 	}
 	switch n := len(s.Targets); {
