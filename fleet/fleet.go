@@ -17,6 +17,7 @@ type Source string
 const (
 	Monitoring Source = "monitoring"    // HTTP monitoring port of a server
 	System     Source = "system"        // system account request
+	API        Source = "JetStream API" // asked of the leaders, in the account's own name
 	AckSample  Source = "ack sample"    // a server's own measurement, consumer sample_freq
 	Estimate   Source = "estimate"      // derived, e.g. by Little's law; always labelled as such
 	Report     Source = "worker report" // what a worker says of itself
@@ -62,6 +63,7 @@ const (
 	Healthy     State = "healthy"
 	LameDuck    State = "lame duck"
 	Unreachable State = "unreachable" // answered before, does not now
+	Unread      State = "not read"    // known from its neighbours only; it has no figures
 )
 
 // Server is one nats-server.

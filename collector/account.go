@@ -1,0 +1,176 @@
+package collector
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"ballast/fleet"
+)
+
+// account reads one account's own JetStream API. It is the source for those
+// who have nothing but an account's credentials, and fills in for servers that
+// neither monitoring nor the system account reaches.
+type account struct {
+	nc  *nats.Conn
+	now func() time.Time
+
+	mu      sync.Mutex // guards known
+	known   string
+	guessed atomic.Bool
+
+	// Owned by the rounds.
+	busy bool
+	due  time.Time
+	last *assets
+	err  error
+}
+
+// globalAccount is the account of users for whom the configuration names none.
+const globalAccount = "$G"
+
+func newAccount(nc *nats.Conn, name string, now func() time.Time) *account {
+	return &account{nc: nc, known: name, now: now}
+}
+
+// name is the account's name as the servers report it. It asks until it knows.
+func (a *account) name(ctx context.Context) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.known != "" {
+		return a.known
+	}
+	var info struct {
+		Data struct {
+			Account string `json:"account"`
+			Name    string `json:"account_name"`
+		} `json:"data"`
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	m, err := a.nc.RequestWithContext(ctx, "$SYS.REQ.USER.INFO", nil)
+	if err == nil {
+		err = json.Unmarshal(m.Data, &info)
+	}
+	if err != nil || info.Data.Account == "" {
+		a.guessed.Store(true)
+		return globalAccount
+	}
+	a.guessed.Store(false)
+	a.known = info.Data.Account
+	if info.Data.Name != "" {
+		a.known = info.Data.Name // the one that /jsz and /connz show
+	}
+	return a.known
+}
+
+const (
+	maxListed = 2000     // streams listed with their consumers, a request each
+	maxPage   = 64 << 10 // pages, so that a total that lies ends
+)
+
+// page is one page of a list of the JetStream API.
+type page struct {
+	Total   int      `json:"total"`
+	Missing []string `json:"missing"`
+	Error   *struct {
+		Description string `json:"description"`
+	} `json:"error"`
+	Streams []struct {
+		Created wtime        `json:"created"`
+		Config  streamConfig `json:"config"`
+		State   streamState  `json:"state"`
+		Cluster *raftGroup   `json:"cluster"`
+	} `json:"streams"`
+	Consumers []consumerDetail `json:"consumers"`
+}
+
+// list reads all streams and consumers of the account, as their leaders tell.
+func (a *account) list(ctx context.Context, cost *fleet.Cost) (*assets, error) {
+	ctx, cancel := context.WithTimeout(ctx, bulkTimeout)
+	defer cancel()
+	name := a.name(ctx)
+	out := &assets{
+		at:               a.now(),
+		elsewhereStreams: map[fleet.StreamKey]string{}, elsewhereConsumers: map[fleet.ConsumerKey]string{},
+	}
+	err := a.pages(ctx, "$JS.API.STREAM.LIST", cost, func(p *page) int {
+		for i := range p.Streams {
+			s := &p.Streams[i]
+			out.addStream(fleet.StreamKey{Account: name, Stream: s.Config.Name},
+				&streamDetail{Name: s.Config.Name, Created: s.Created, Cluster: s.Cluster, Config: s.Config, State: s.State}, fleet.API)
+		}
+		// Their leaders did not answer: they exist, without figures.
+		for _, missing := range p.Missing {
+			out.elsewhereStreams[fleet.StreamKey{Account: name, Stream: missing}] = ""
+		}
+		return len(p.Streams) + len(p.Missing)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list streams: %w", err)
+	}
+	if len(out.streams) > maxListed {
+		out.streams = out.streams[:maxListed]
+	}
+	for _, s := range out.streams {
+		if s.Consumers == 0 {
+			continue
+		}
+		err := a.pages(ctx, "$JS.API.CONSUMER.LIST."+s.Stream, cost, func(p *page) int {
+			for i := range p.Consumers {
+				c := &p.Consumers[i]
+				out.addConsumer(fleet.ConsumerKey{Account: name, Stream: s.Stream, Consumer: c.Name}, c, fleet.API)
+			}
+			for _, missing := range p.Missing {
+				out.elsewhereConsumers[fleet.ConsumerKey{Account: name, Stream: s.Stream, Consumer: missing}] = ""
+			}
+			return len(p.Consumers) + len(p.Missing)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list consumers: %w", err)
+		}
+	}
+	out.took = a.now().Sub(out.at)
+	return out, nil
+}
+
+// pages asks for a list page by page; take returns how many a page held.
+func (a *account) pages(ctx context.Context, subject string, cost *fleet.Cost, take func(*page) int) error {
+	offset := 0
+	for range maxPage {
+		cost.Requests++
+		m, err := a.nc.RequestWithContext(ctx, subject, fmt.Appendf(nil, `{"offset":%d}`, offset))
+		if err != nil {
+			return err
+		}
+		cost.Bytes += int64(len(m.Data))
+		var p page
+		if err := json.Unmarshal(m.Data, &p); err != nil {
+			return err
+		}
+		if p.Error != nil {
+			return errors.New(p.Error.Description)
+		}
+		n := take(&p)
+		if offset += n; n == 0 || offset >= p.Total {
+			return nil
+		}
+	}
+	return errors.New("the list does not end")
+}
+
+// took keeps what a listing brought.
+func (a *account) took(got *assets, err error) {
+	a.busy, a.err = false, err
+	if err != nil {
+		return
+	}
+	a.last = got
+	a.due = got.at.Add(bulkDuty * got.took)
+}

@@ -1,0 +1,259 @@
+package collector
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"ballast/fleet"
+	"ballast/internal/sketch"
+)
+
+const ackSubject = "$JS.EVENT.METRIC.CONSUMER.ACK."
+
+// maxAckConsumers bounds the consumers that are measured at the same time: a
+// sketch takes up to 10 KB.
+const maxAckConsumers = 10_000
+
+// acks folds the servers' samples of acknowledgement latencies into one sketch
+// per consumer and window.
+type acks struct {
+	now func() time.Time
+	sub *nats.Subscription // set before the first sample arrives
+
+	mu    sync.Mutex // guards all below
+	from  time.Time
+	folds map[string]*ackFold // by subject
+	// Samples that were not counted since the last trouble call.
+	malformed, overflow uint64
+	dropped             int // by the client library, as last seen
+}
+
+type ackFold struct {
+	latency     sketch.Sketch
+	redelivered uint64
+}
+
+func newAcks(now func() time.Time) *acks {
+	return &acks{now: now, from: now(), folds: map[string]*ackFold{}}
+}
+
+// take counts one sample.
+func (a *acks) take(m *nats.Msg) {
+	s, err := parseAck(m.Data)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err != nil {
+		a.malformed++
+		return
+	}
+	f := a.folds[m.Subject]
+	if f == nil {
+		if _, ok := ackConsumer(m.Subject); !ok {
+			a.malformed++
+			return
+		}
+		if len(a.folds) >= maxAckConsumers {
+			a.overflow++
+			return
+		}
+		f = &ackFold{}
+		a.folds[m.Subject] = f
+	}
+	f.latency.Add(s.latency)
+	if s.deliveries > 1 {
+		f.redelivered++
+	}
+}
+
+// cut ends the window at to and returns what it measured, without the name of
+// the account.
+func (a *acks) cut(to time.Time) []fleet.AckWindow {
+	a.mu.Lock()
+	from, folds := a.from, a.folds
+	a.from, a.folds = to, make(map[string]*ackFold, len(folds))
+	a.mu.Unlock()
+	out := make([]fleet.AckWindow, 0, len(folds))
+	for subject, f := range folds {
+		k, _ := ackConsumer(subject)
+		out = append(out, fleet.AckWindow{ConsumerKey: k, From: from, To: to, Latency: &f.latency, Redelivered: f.redelivered})
+	}
+	return out
+}
+
+// trouble says what was not counted since it was asked last.
+func (a *acks) trouble() []string {
+	var out []string
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.malformed > 0 {
+		out = append(out, fmt.Sprintf("%d acknowledgement samples could not be read.", a.malformed))
+	}
+	if a.overflow > 0 {
+		out = append(out, fmt.Sprintf("%d acknowledgement samples were not counted: more than %d consumers are sampled.", a.overflow, maxAckConsumers))
+	}
+	a.malformed, a.overflow = 0, 0
+	if n := droppedBy(a.sub); n > a.dropped {
+		out = append(out, fmt.Sprintf("%d acknowledgement samples were dropped: they came faster than they were counted.", n-a.dropped))
+		a.dropped = n
+	}
+	return out
+}
+
+func droppedBy(s *nats.Subscription) int {
+	if s == nil {
+		return 0
+	}
+	n, err := s.Dropped()
+	if err != nil {
+		return 0 // unsubscribed
+	}
+	return n
+}
+
+// ackConsumer reads the stream and the consumer out of a sample's subject:
+// their names hold no dots. The same names stand in the body, but a server
+// permits subjects, not contents.
+func ackConsumer(subject string) (fleet.ConsumerKey, bool) {
+	rest, ok := strings.CutPrefix(subject, ackSubject)
+	stream, consumer, two := strings.Cut(rest, ".")
+	if !ok || !two || stream == "" || consumer == "" || strings.Contains(consumer, ".") {
+		return fleet.ConsumerKey{}, false
+	}
+	return fleet.ConsumerKey{Stream: stream, Consumer: consumer}, true
+}
+
+type ackSample struct {
+	latency    time.Duration
+	deliveries uint64
+}
+
+var (
+	errNotSample = errors.New("not an acknowledgement sample")
+	ackType      = []byte("io.nats.jetstream.metric.v1.consumer_ack")
+)
+
+// parseAck reads a sample. It is a flat object of strings and integers; only
+// three members matter, so it is scanned by hand, in a tenth of the time that
+// encoding/json takes. Anything but such an object is an error.
+func parseAck(b []byte) (ackSample, error) {
+	var s ackSample
+	var typed, timed bool
+	p := scanner{b: b}
+	if !p.take('{') {
+		return s, errNotSample
+	}
+	for more := !p.take('}'); more; more = p.take(',') {
+		key, ok := p.str()
+		if !ok || !p.take(':') {
+			return s, errNotSample
+		}
+		if p.peek() == '"' {
+			v, ok := p.str()
+			if !ok {
+				return s, errNotSample
+			}
+			if string(key) == "type" {
+				typed = bytes.Equal(v, ackType)
+			}
+			continue
+		}
+		n, ok := p.integer()
+		if !ok {
+			return s, errNotSample
+		}
+		switch string(key) {
+		case "ack_time":
+			s.latency, timed = time.Duration(n), true
+		case "deliveries":
+			s.deliveries = uint64(max(n, 0))
+		}
+	}
+	if !p.take('}') || !p.end() || !typed || !timed {
+		return s, errNotSample
+	}
+	return s, nil
+}
+
+// scanner walks over the few forms of JSON that a sample consists of.
+type scanner struct {
+	b []byte
+	i int
+}
+
+func (p *scanner) space() {
+	for p.i < len(p.b) {
+		switch p.b[p.i] {
+		case ' ', '\t', '\n', '\r':
+			p.i++
+		default:
+			return
+		}
+	}
+}
+
+func (p *scanner) end() bool {
+	p.space()
+	return p.i == len(p.b)
+}
+
+func (p *scanner) peek() byte {
+	p.space()
+	if p.i == len(p.b) {
+		return 0
+	}
+	return p.b[p.i]
+}
+
+func (p *scanner) take(c byte) bool {
+	if p.peek() != c {
+		return false
+	}
+	p.i++
+	return true
+}
+
+// str returns a string as it stands, escapes unresolved: those that are
+// compared have none.
+func (p *scanner) str() ([]byte, bool) {
+	if !p.take('"') {
+		return nil, false
+	}
+	start := p.i
+	for ; p.i < len(p.b); p.i++ {
+		switch c := p.b[p.i]; {
+		case c == '"':
+			p.i++
+			return p.b[start : p.i-1], true
+		case c == '\\':
+			p.i++
+		case c < ' ':
+			return nil, false
+		}
+	}
+	return nil, false
+}
+
+func (p *scanner) integer() (int64, bool) {
+	neg := p.take('-')
+	var n int64
+	digits := 0
+	for ; p.i < len(p.b) && p.b[p.i] >= '0' && p.b[p.i] <= '9'; p.i++ {
+		d := int64(p.b[p.i] - '0')
+		if n > (math.MaxInt64-d)/10 {
+			return 0, false
+		}
+		n = n*10 + d
+		digits++
+	}
+	if neg {
+		n = -n
+	}
+	return n, digits > 0
+}

@@ -1,0 +1,350 @@
+package collector
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"ballast/fleet"
+)
+
+var errTooLarge = fmt.Errorf("the answer is larger than %d MiB", maxAnswer>>20)
+
+// monitor reads servers over their HTTP monitoring ports.
+type monitor struct {
+	client    *http.Client
+	now       func() time.Time
+	spread    time.Duration // requests to the servers are spread over this long
+	endpoints []*endpoint
+	tried     map[string]time.Time // candidates that were no server of ours, by URL
+}
+
+// endpoint is one monitoring port. Its state is owned by the rounds; a poll
+// works on copies.
+type endpoint struct {
+	base       *url.URL
+	where      string // the URL without secrets
+	configured bool
+	expect     string // a discovered one must be the server with this ID at first
+	delay      time.Duration
+	busy       bool
+	last       *look     // nil: never answered
+	err        error     // of the last poll
+	bulkDue    time.Time // no earlier request for streams and consumers
+}
+
+func newMonitor(cfg Config) (*monitor, error) {
+	m := &monitor{
+		now: cfg.Now, spread: min(cfg.Interval/20, 250*time.Millisecond),
+		tried: map[string]time.Time{},
+	}
+	m.client = &http.Client{
+		// A redirect could lead anywhere; a monitoring port has no need of one.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			Proxy:               http.ProxyFromEnvironment,
+			DialContext:         (&net.Dialer{Timeout: requestTimeout}).DialContext,
+			TLSClientConfig:     cfg.TLS,
+			TLSHandshakeTimeout: requestTimeout,
+			MaxIdleConnsPerHost: 2,
+			IdleConnTimeout:     90 * time.Second,
+		},
+	}
+	if cfg.HTTPClient != nil && cfg.HTTPClient.Transport != nil {
+		m.client.Transport = cfg.HTTPClient.Transport
+	}
+	for _, raw := range cfg.Monitor {
+		base, err := parseMonitorURL(raw)
+		if err != nil {
+			return nil, err
+		}
+		if m.find(base) == nil {
+			m.add(base, true, "")
+		}
+	}
+	return m, nil
+}
+
+func parseMonitorURL(raw string) (*url.URL, error) {
+	bad := func(cause error) error {
+		return &fleet.Error{
+			Kind: fleet.Invalid, Msg: "a monitoring URL cannot be read",
+			Hint: "Write it as http://host:8222, with the port of http_port or https_port in the server's configuration.",
+			Err:  cause,
+		}
+	}
+	if !strings.Contains(raw, "://") {
+		raw = "http://" + raw
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		var e *url.Error
+		if errors.As(err, &e) {
+			err = e.Err // the URL may hold a password
+		}
+		return nil, bad(err)
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		return nil, bad(fmt.Errorf("scheme %q, host %q", u.Scheme, u.Host))
+	}
+	u.Path = strings.TrimRight(u.Path, "/")
+	u.RawQuery, u.Fragment = "", ""
+	return u, nil
+}
+
+func (m *monitor) add(base *url.URL, configured bool, expect string) *endpoint {
+	e := &endpoint{base: base, where: place(base), configured: configured, expect: expect}
+	if len(m.endpoints) > 0 {
+		e.delay = rand.N(m.spread + 1)
+	}
+	m.endpoints = append(m.endpoints, e)
+	return e
+}
+
+func (m *monitor) find(base *url.URL) *endpoint {
+	for _, e := range m.endpoints {
+		if e.where == place(base) {
+			return e
+		}
+	}
+	return nil
+}
+
+func (m *monitor) close() { m.client.CloseIdleConnections() }
+
+// poll reads one server. An error means that it told nothing; a part that could
+// not be read is among the look's problems. prev is the look before, of which
+// streams and consumers are kept while they are not due.
+func (m *monitor) poll(ctx context.Context, e endpoint, cost *fleet.Cost) (*look, error) {
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(e.delay):
+	}
+	l := &look{}
+	var v varz
+	sent := m.now()
+	if err := m.get(ctx, e, "/varz", requestTimeout, cost, func(d *json.Decoder) error { return d.Decode(&v) }); err != nil {
+		return nil, err
+	}
+	at := m.now()
+	if v.ID == "" {
+		return nil, errors.New("the answer to /varz is not a nats-server's")
+	}
+	if e.expect != "" && v.ID != e.expect {
+		return nil, errOther
+	}
+	l.setVarz(&v, fleet.Monitoring, at, at.Sub(sent))
+	l.server.URL = e.where
+	part := func(path string, timeout time.Duration, read func(*json.Decoder) error) {
+		err := m.get(ctx, e, path, timeout, cost, read)
+		// An older server has fewer endpoints, which is no trouble.
+		if err != nil && !errors.Is(err, errNotOffered) && ctx.Err() == nil {
+			name, _, _ := strings.Cut(path, "?")
+			l.problems = append(l.problems, fleet.Problem{
+				Where: l.server.Name, What: "Its " + name + " was not read: " + reason(err) + ".",
+				Hint: "Figures that come from it are missing or old.",
+			})
+		}
+	}
+	part("/healthz?js-server-only=true", requestTimeout, func(d *json.Decoder) error {
+		var h healthz
+		err := d.Decode(&h)
+		l.setHealth(h)
+		return err
+	})
+	if v.Cluster.Name != "" || v.Routes > 0 {
+		part("/routez", requestTimeout, func(d *json.Decoder) error {
+			var z routez
+			err := d.Decode(&z)
+			l.setRoutez(&z)
+			return err
+		})
+	}
+	if v.Gateway.Name != "" {
+		part("/gatewayz", requestTimeout, func(d *json.Decoder) error {
+			var z gatewayz
+			err := d.Decode(&z)
+			l.setGatewayz(&z)
+			return err
+		})
+	}
+	if v.Leafs > 0 {
+		part("/leafz", requestTimeout, func(d *json.Decoder) error {
+			var z leafz
+			err := d.Decode(&z)
+			l.setLeafz(&z)
+			return err
+		})
+	}
+	part("/accstatz?unused=1", bulkTimeout, func(d *json.Decoder) error {
+		var z accstatz
+		err := d.Decode(&z)
+		l.setAccstatz(&z)
+		return err
+	})
+	for _, sort := range []string{"pending", "msgs_to"} {
+		part("/connz?auth=1&limit=64&sort="+sort, bulkTimeout, func(d *json.Decoder) error {
+			var z connz
+			err := d.Decode(&z)
+			l.addConnz(&z)
+			return err
+		})
+	}
+	switch {
+	case l.server.JetStream == nil:
+	case e.last != nil && e.last.assets != nil && m.now().Before(e.bulkDue):
+		l.keepAssets(e.last)
+	default:
+		begun := m.now()
+		part("/jsz?accounts=1&streams=1&consumers=1&config=1", bulkTimeout, func(d *json.Decoder) error { return l.readAssets(d, begun) })
+		if l.assets != nil {
+			l.assets.took = m.now().Sub(begun)
+		} else {
+			l.keepAssets(e.last)
+		}
+	}
+	return l, nil
+}
+
+// errOther says that an address that was guessed is not the server looked for.
+var errOther = errors.New("another server answers there")
+
+var errNotOffered = errors.New("HTTP status 404")
+
+// get makes one request; read must read all that it wants before it returns.
+func (m *monitor) get(ctx context.Context, e endpoint, path string, timeout time.Duration, cost *fleet.Cost, read func(*json.Decoder) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	u := *e.base
+	p, query, _ := strings.Cut(path, "?")
+	u.Path += p
+	u.RawQuery = query
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return err
+	}
+	cost.Requests++
+	resp, err := m.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body := &limited{r: resp.Body, left: maxAnswer}
+	defer func() {
+		io.CopyN(io.Discard, body, 4096) // lets the connection be used again
+		cost.Bytes += maxAnswer - body.left
+	}()
+	if resp.StatusCode == http.StatusNotFound {
+		return errNotOffered
+	}
+	// /healthz says in its status that a server is not well, and why in its body.
+	if resp.StatusCode != http.StatusOK && p != "/healthz" {
+		return fmt.Errorf("HTTP status %d", resp.StatusCode)
+	}
+	return read(json.NewDecoder(body))
+}
+
+// limited is like io.LimitedReader, but more than the limit is an error and not
+// the end of the answer.
+type limited struct {
+	r    io.Reader
+	left int64
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	if l.left <= 0 {
+		return 0, errTooLarge
+	}
+	n, err := l.r.Read(p[:min(int64(len(p)), l.left)])
+	l.left -= int64(n)
+	return n, err
+}
+
+// reason puts an error in words for the operator, without a URL in it.
+func reason(err error) string {
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	var dns *net.DNSError
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return "no answer in time"
+	case errors.As(err, &dns):
+		return "its name does not resolve"
+	case strings.Contains(err.Error(), "connection refused"):
+		return "connection refused"
+	}
+	return fmt.Sprintf("%.200s", err)
+}
+
+// candidates are the addresses where servers that are known but not read may
+// have their monitoring: the address of the route, and the port that the
+// server which told of them uses itself. Servers announce no monitoring port
+// over routes, so it is a guess, proved by the server's ID.
+func (m *monitor) candidates(from *endpoint, unread []neighbour) []*endpoint {
+	var found []*endpoint
+	for _, n := range unread {
+		if n.ip == "" || n.id == "" {
+			continue
+		}
+		u := *from.base
+		u.User = nil // credentials are for the host that was configured
+		port := cmp.Or(u.Port(), strconv.Itoa(from.last.httpPort))
+		u.Host = net.JoinHostPort(n.ip, port)
+		where := place(&u)
+		if t, ok := m.tried[where]; ok && m.now().Sub(t) < time.Minute || m.find(&u) != nil {
+			continue
+		}
+		m.tried[where] = m.now()
+		found = append(found, m.add(&u, false, n.id))
+	}
+	return found
+}
+
+// drop forgets a discovered endpoint.
+func (m *monitor) drop(e *endpoint) {
+	for i, o := range m.endpoints {
+		if o == e {
+			m.endpoints = append(m.endpoints[:i:i], m.endpoints[i+1:]...)
+			return
+		}
+	}
+}
+
+// took keeps what a poll brought.
+func (m *monitor) took(e *endpoint, l *look, err error) {
+	e.busy = false
+	e.err = err
+	if err != nil {
+		if !e.configured && e.last == nil {
+			m.drop(e) // the guess was wrong
+		}
+		return
+	}
+	if l.assets != nil && (e.last == nil || l.assets != e.last.assets) {
+		e.bulkDue = l.assets.at.Add(bulkDuty * l.assets.took)
+	}
+	e.last, e.expect = l, ""
+}
+
+// silent reports whether no server answers.
+func (m *monitor) silent() bool {
+	for _, e := range m.endpoints {
+		if e.last != nil && e.err == nil {
+			return false
+		}
+	}
+	return true
+}

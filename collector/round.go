@@ -1,0 +1,469 @@
+package collector
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"ballast/fleet"
+)
+
+// round asks every source, waits for those that answered the last time, and
+// hands over what arrived. A source that does not answer is not waited for
+// again until it does: it must not delay the others' figures. Its late answer
+// counts in the next round.
+func (c *Collector) round(ctx context.Context) {
+	r := &round{c: c, begun: c.now(), awaited: map[any]bool{}}
+	r.askSystem(ctx)
+	r.askMonitors(ctx)
+	r.askAccount(ctx)
+	r.collect(ctx)
+	if r.discover(ctx) {
+		r.collect(ctx)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	s := r.assemble()
+	events := changes(c.last, &s)
+	c.last = &s
+	if err := c.sink.PutSnapshot(ctx, s); err != nil && !errors.Is(err, context.Canceled) {
+		c.log.ErrorContext(ctx, "snapshot not stored", "err", err)
+	}
+	if len(events) == 0 {
+		return
+	}
+	if err := c.sink.PutEvents(ctx, events); err != nil && !errors.Is(err, context.Canceled) {
+		c.log.ErrorContext(ctx, "events not stored", "events", len(events), "err", err)
+	}
+}
+
+type round struct {
+	c       *Collector
+	begun   time.Time
+	awaited map[any]bool // sources that this round waits for
+}
+
+// start runs work beside the rounds; what it returns is run by a round.
+func (r *round) start(ctx context.Context, source any, await bool, work func(cost *fleet.Cost) func()) {
+	c := r.c
+	if await {
+		r.awaited[source] = true
+	}
+	c.open++
+	c.inFlight.Go(func() {
+		var cost fleet.Cost
+		done := work(&cost)
+		select {
+		case c.results <- answer{source, cost, done}:
+		case <-ctx.Done():
+		}
+	})
+}
+
+// answer is what a source brought; apply is run by the round that takes it.
+type answer struct {
+	source any
+	cost   fleet.Cost
+	apply  func()
+}
+
+func (r *round) collect(ctx context.Context) {
+	c := r.c
+	full := time.NewTimer(min(c.cfg.Interval, requestTimeout+graceTime))
+	defer full.Stop()
+	grace := time.NewTimer(graceTime)
+	defer grace.Stop()
+	for c.open > 0 {
+		enough := full.C
+		if len(r.awaited) == 0 {
+			enough = grace.C
+		}
+		select {
+		case a := <-c.results:
+			c.open--
+			delete(r.awaited, a.source)
+			c.cost.Requests += a.cost.Requests
+			c.cost.Bytes += a.cost.Bytes
+			a.apply()
+		case <-enough:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (r *round) askMonitors(ctx context.Context) {
+	for _, e := range r.c.monitor.endpoints {
+		if e.last != nil && r.c.system.covers(e.last.server.ID) {
+			continue // the system account tells the same of it, at less cost
+		}
+		r.poll(ctx, e)
+	}
+}
+
+func (r *round) poll(ctx context.Context, e *endpoint) {
+	if e.busy {
+		return
+	}
+	e.busy = true
+	m, asked := r.c.monitor, *e
+	r.start(ctx, e, e.err == nil, func(cost *fleet.Cost) func() {
+		l, err := m.poll(ctx, asked, cost)
+		return func() { m.took(e, l, err) }
+	})
+}
+
+func (r *round) askSystem(ctx context.Context) {
+	s := r.c.system
+	if s.nc == nil || s.busy || !s.nc.IsConnected() {
+		s.disconnected()
+		return
+	}
+	s.busy = true
+	ask := s.ask()
+	r.start(ctx, s, s.err == nil, func(cost *fleet.Cost) func() {
+		got, err := ask.gather(ctx, cost)
+		return func() { s.took(got, err) }
+	})
+}
+
+// askAccount reads the account's own JetStream API, when there are streams or
+// consumers whose leaders neither monitoring nor the system account can read.
+func (r *round) askAccount(ctx context.Context) {
+	c, a := r.c, r.c.account
+	if a.nc == nil || a.busy || !a.nc.IsConnected() || c.now().Before(a.due) {
+		return
+	}
+	if c.last != nil && !c.needAccount {
+		a.last = nil
+		return
+	}
+	a.busy = true
+	r.start(ctx, a, a.err == nil && c.monitor.silent() && c.system.silent(), func(cost *fleet.Cost) func() {
+		got, err := a.list(ctx, cost)
+		return func() { a.took(got, err) }
+	})
+}
+
+// discover looks for the monitoring ports of servers that are known from
+// others' routes and read by no source.
+func (r *round) discover(ctx context.Context) bool {
+	m := r.c.monitor
+	unread := r.c.unread()
+	if len(unread) == 0 {
+		return false
+	}
+	found := false
+	for _, e := range slices.Clone(m.endpoints) {
+		if e.last == nil || e.err != nil {
+			continue
+		}
+		var mine []neighbour
+		for _, n := range e.last.known {
+			if slices.ContainsFunc(unread, func(u neighbour) bool { return u.id == n.id }) {
+				mine = append(mine, n)
+			}
+		}
+		for _, guess := range m.candidates(e, mine) {
+			r.poll(ctx, guess)
+			found = true
+		}
+	}
+	return found
+}
+
+// serverKey tells servers apart over their restarts.
+type serverKey struct{ cluster, name string }
+
+func keyOf(s *fleet.Server) serverKey { return serverKey{s.Cluster, s.Name} }
+
+// seen is a server in this round: the last look at it and whether it is alive.
+type seen struct {
+	look  *look
+	alive bool
+	err   string
+	where string
+}
+
+// servers chooses for each server the newest look at it, a live one first.
+func (c *Collector) servers() map[serverKey]seen {
+	out := map[serverKey]seen{}
+	add := func(s seen) {
+		k := keyOf(&s.look.server)
+		old, ok := out[k]
+		if !ok || s.alive && !old.alive || s.alive == old.alive && s.look.server.At.After(old.look.server.At) {
+			out[k] = s
+		}
+	}
+	for _, l := range c.system.looks {
+		alive := c.system.alive[l.server.ID]
+		if !alive && c.now().Sub(l.server.At) > forgetAfter {
+			continue
+		}
+		add(seen{look: l, alive: alive, err: "It did not answer the system account's request.", where: "system account"})
+	}
+	for _, e := range c.monitor.endpoints {
+		if e.last == nil || !e.configured && e.err != nil && c.now().Sub(e.last.server.At) > forgetAfter {
+			continue
+		}
+		if c.system.covers(e.last.server.ID) {
+			continue
+		}
+		s := seen{look: e.last, alive: e.err == nil, where: e.where}
+		if e.err != nil {
+			s.err = "Its monitoring does not answer: " + reason(e.err) + "."
+		}
+		add(s)
+	}
+	return out
+}
+
+// unread are the servers that live ones are linked to and no source reads.
+func (c *Collector) unread() []neighbour {
+	all := c.servers()
+	ids, names := map[string]bool{}, map[serverKey]bool{}
+	for k, s := range all {
+		ids[s.look.server.ID] = true
+		names[k] = true
+	}
+	var out []neighbour
+	for _, s := range all {
+		if !s.alive {
+			continue
+		}
+		for _, n := range s.look.known {
+			if k := (serverKey{n.cluster, n.name}); !ids[n.id] && !names[k] {
+				ids[n.id], names[k] = true, true
+				out = append(out, n)
+			}
+		}
+	}
+	return out
+}
+
+// assemble builds the snapshot of what is known now.
+func (r *round) assemble() fleet.Snapshot {
+	c := r.c
+	var s fleet.Snapshot
+	all := c.servers()
+	live, settling := map[string]bool{}, map[string]bool{}
+	var told []*assets
+	accounts := map[string]*fleet.Account{}
+	var problems []fleet.Problem
+	for _, one := range all {
+		l := one.look
+		row := l.server
+		if one.alive {
+			live[row.Name] = true
+			settling[row.Name] = row.Now.Sub(row.Start) < time.Minute
+			s.Routes = append(s.Routes, l.routes...)
+			s.Gateways = append(s.Gateways, l.gateways...)
+			s.Leafs = append(s.Leafs, l.leafs...)
+			s.Conns = append(s.Conns, l.conns...)
+			problems = append(problems, l.problems...)
+		} else {
+			row.State, row.Error = fleet.Unreachable, one.err
+			problems = append(problems, fleet.Problem{
+				Where: row.Name, What: one.err, Since: row.At,
+				Hint: "Look whether the server runs; its figures are as old as they say.",
+			})
+		}
+		if l.assets != nil {
+			told = append(told, l.assets)
+		}
+		sumAccounts(accounts, l.accounts, one.alive)
+		s.Servers = append(s.Servers, row)
+	}
+	for _, n := range c.unread() {
+		s.Servers = append(s.Servers, fleet.Server{ID: n.id, Name: n.name, Cluster: n.cluster, State: fleet.Unread,
+			Error: "It is known from its neighbours only."})
+		problems = append(problems, c.unreadProblem(n))
+	}
+	if a := c.account.last; a != nil {
+		told = append(told, a)
+	}
+	c.inv.merge(told, func(name string) bool { return live[name] }, func(name string) bool { return settling[name] })
+	s.Streams, s.Consumers = c.inv.sortedStreams(), c.inv.sortedConsumers()
+	for _, a := range accounts {
+		s.Accounts = append(s.Accounts, *a)
+	}
+	sortSnapshot(&s)
+	s.Expected = max(len(s.Servers), c.system.active)
+	problems = append(problems, c.problems(&s)...)
+	s.Problems = c.dated(problems)
+	s.Cost = c.cost
+	c.cost = fleet.Cost{}
+	s.TakenAt = c.now()
+	s.Cost.Took = s.TakenAt.Sub(r.begun)
+	return s
+}
+
+// sumAccounts adds one server's figures. Counters of a server that does not
+// answer keep counting as they were: without them the sum would fall, as if
+// there had been a restart.
+func sumAccounts(sums map[string]*fleet.Account, rows []fleet.Account, alive bool) {
+	for _, a := range rows {
+		sum := sums[a.Name]
+		if sum == nil {
+			sum = &fleet.Account{Name: a.Name}
+			sums[a.Name] = sum
+		}
+		if alive {
+			sum.Conns += a.Conns
+			sum.Subs += a.Subs
+		}
+		sum.InMsgs += a.InMsgs
+		sum.OutMsgs += a.OutMsgs
+		sum.InBytes += a.InBytes
+		sum.OutBytes += a.OutBytes
+		sum.Slow += a.Slow
+		if a.At.After(sum.At) {
+			sum.At = a.At
+		}
+	}
+}
+
+// maxConns bounds the connections of a snapshot.
+const maxConns = 256
+
+func sortSnapshot(s *fleet.Snapshot) {
+	slices.SortFunc(s.Servers, func(a, b fleet.Server) int {
+		return cmp.Or(cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
+	})
+	slices.SortFunc(s.Routes, func(a, b fleet.Route) int {
+		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To), cmp.Compare(a.Account, b.Account))
+	})
+	slices.SortFunc(s.Gateways, func(a, b fleet.Gateway) int {
+		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.ToCluster, b.ToCluster))
+	})
+	slices.SortFunc(s.Leafs, func(a, b fleet.Leaf) int {
+		return cmp.Or(cmp.Compare(a.Server, b.Server), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Account, b.Account))
+	})
+	slices.SortFunc(s.Accounts, func(a, b fleet.Account) int { return cmp.Compare(a.Name, b.Name) })
+	// The busiest stay: first those with bytes waiting, then by traffic.
+	slices.SortFunc(s.Conns, func(a, b fleet.Conn) int {
+		return cmp.Or(cmp.Compare(b.Pending, a.Pending), cmp.Compare(b.InMsgs+b.OutMsgs, a.InMsgs+a.OutMsgs),
+			cmp.Compare(a.Server, b.Server), cmp.Compare(a.CID, b.CID))
+	})
+	if len(s.Conns) > maxConns {
+		s.Conns = slices.Clip(s.Conns[:maxConns])
+	}
+}
+
+func (c *Collector) unreadProblem(n neighbour) fleet.Problem {
+	p := fleet.Problem{Where: n.name, What: "It is linked to the others, but its monitoring is not read."}
+	url := "its monitoring URL"
+	if n.ip != "" {
+		port := 8222
+		for _, e := range c.monitor.endpoints {
+			if e.last != nil && e.last.httpPort != 0 {
+				port = e.last.httpPort
+				break
+			}
+		}
+		url = "its monitoring URL, perhaps http://" + net.JoinHostPort(n.ip, strconv.Itoa(port)) + ","
+	}
+	p.Hint = "Add --monitor with " + url + " or connect with a user of the system account, which reaches every server."
+	return p
+}
+
+// problems are those of the whole, beyond single servers'. It also decides
+// whether the account's own JetStream API is needed in the next round.
+func (c *Collector) problems(s *fleet.Snapshot) []fleet.Problem {
+	var out []fleet.Problem
+	add := func(where, what, hint string) {
+		out = append(out, fleet.Problem{Where: where, What: what, Hint: hint})
+	}
+	m, sys, acc := c.monitor, c.system, c.account
+	for _, e := range m.endpoints {
+		if e.configured && e.last == nil && e.err != nil {
+			hint := "Start nats-server with http_port in its configuration, or correct the URL."
+			if errors.Is(e.err, context.DeadlineExceeded) {
+				hint = "Look whether a firewall lets Ballast reach the port."
+			}
+			add(e.where, "The monitoring port does not answer: "+reason(e.err)+".", hint)
+		}
+	}
+	if len(m.endpoints) == 0 && sys.nc == nil {
+		add("servers", "Neither a monitoring URL nor a system account is given, so no server can be seen.",
+			"Give --monitor http://host:8222 or a user of the system account.")
+	}
+	if sys.nc != nil {
+		switch {
+		case !sys.nc.IsConnected():
+			add("system account", "Not connected to NATS"+lastError(sys.nc)+".", "It is tried again by itself; look at the URL and the credentials.")
+		case sys.err != nil:
+			add("system account", "The servers did not answer: "+reason(sys.err)+".",
+				"The user needs permission to publish to $SYS.REQ.SERVER.PING.* and to subscribe to its inbox, in the system account.")
+		}
+		for _, what := range sys.partial {
+			add("system account", what, "Figures that come from it are missing or old.")
+		}
+	}
+	silent := m.silent() && sys.silent()
+	c.needAccount = silent || c.inv.gaps > 0
+	switch {
+	case acc.nc == nil:
+		if c.inv.unledStreams+c.inv.unledConsumers > 0 {
+			add("JetStream", fmt.Sprintf("%d streams and %d consumers are led by servers that are not read.", c.inv.unledStreams, c.inv.unledConsumers),
+				"Add the monitoring URLs of the other servers.")
+		}
+	case !acc.nc.IsConnected():
+		add("account", "Not connected to NATS"+lastError(acc.nc)+".", "It is tried again by itself; look at the URL and the credentials.")
+	default:
+		if c.needAccount && acc.err != nil {
+			add("account", "The account's JetStream did not answer: "+reason(acc.err)+".",
+				"The user needs permission to publish to $JS.API.STREAM.LIST and $JS.API.CONSUMER.LIST.*, and JetStream must be on in the account.")
+		}
+		if acc.guessed.Load() {
+			add("account", "The server did not tell the name of the account; $G is assumed.",
+				"Permit the user to publish to $SYS.REQ.USER.INFO.")
+		}
+		if err := acc.nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) {
+			add("account", fmt.Sprintf("NATS refuses something: %.200s.", err), "Grant the permissions that the documentation lists for a watching user.")
+		}
+	}
+	for _, what := range append(c.acks.trouble(), c.reports.trouble()...) {
+		add("account", what, "Lower sample_freq of the busiest consumers, or give Ballast more processor time.")
+	}
+	return out
+}
+
+func lastError(nc *nats.Conn) string {
+	err := nc.LastError()
+	if err == nil {
+		return ""
+	}
+	return ": " + reason(err)
+}
+
+// dated says since when each problem is there.
+func (c *Collector) dated(problems []fleet.Problem) []fleet.Problem {
+	since := make(map[string]time.Time, len(problems))
+	now := c.now()
+	for i := range problems {
+		p := &problems[i]
+		k := p.Where + "\x00" + p.What
+		if p.Since.IsZero() {
+			p.Since = now
+		}
+		if t, ok := c.since[k]; ok && t.Before(p.Since) {
+			p.Since = t
+		}
+		since[k] = p.Since
+	}
+	c.since = since
+	slices.SortFunc(problems, func(a, b fleet.Problem) int {
+		return cmp.Or(cmp.Compare(a.Where, b.Where), cmp.Compare(a.What, b.What))
+	})
+	return problems
+}

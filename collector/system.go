@@ -1,0 +1,333 @@
+package collector
+
+import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"ballast/fleet"
+)
+
+// system reads all servers at once through the system account. Its state is
+// owned by the rounds.
+type system struct {
+	nc      *nats.Conn
+	now     func() time.Time
+	busy    bool
+	looks   map[string]*look // by server ID, those that stopped answering too
+	alive   map[string]bool  // by server ID, in the last round
+	active  int              // servers that the servers know of
+	err     error
+	partial []string // what part of the last round did not come
+	bulkDue time.Time
+}
+
+func newSystem(nc *nats.Conn, now func() time.Time) *system {
+	return &system{nc: nc, now: now, looks: map[string]*look{}, alive: map[string]bool{}}
+}
+
+// covers reports whether the system account told of a server in the last round.
+func (s *system) covers(id string) bool { return s.alive[id] }
+
+// silent reports whether no server answers.
+func (s *system) silent() bool { return len(s.alive) == 0 }
+
+// disconnected notes that no server can be asked, so that monitoring takes over.
+func (s *system) disconnected() {
+	if !s.busy {
+		s.alive, s.active, s.partial = map[string]bool{}, 0, nil
+	}
+}
+
+// ask is one round of questions, with what it must know of the one before.
+type systemAsk struct {
+	nc       *nats.Conn
+	now      func() time.Time
+	expected int // that many answered the last time; a first round does not know
+	bulk     bool
+	before   map[string]*look
+}
+
+func (s *system) ask() *systemAsk {
+	before := make(map[string]*look, len(s.looks))
+	for id, l := range s.looks {
+		before[id] = l
+	}
+	return &systemAsk{nc: s.nc, now: s.now, expected: len(s.alive), bulk: !s.now().Before(s.bulkDue), before: before}
+}
+
+// took keeps what a round of questions brought.
+func (s *system) took(got *gathered, err error) {
+	s.busy, s.err = false, err
+	s.alive = map[string]bool{}
+	s.partial = nil
+	if err != nil {
+		return
+	}
+	s.active, s.partial = got.active, got.partial
+	if got.bulkTook > 0 {
+		s.bulkDue = got.bulkAt.Add(bulkDuty * got.bulkTook)
+	}
+	for id, l := range got.looks {
+		// A restarted server has a new ID; the old look is in its place no more.
+		for old, o := range s.looks {
+			if old != id && keyOf(&o.server) == keyOf(&l.server) {
+				delete(s.looks, old)
+			}
+		}
+		s.looks[id] = l
+		s.alive[id] = true
+	}
+	for id, l := range s.looks {
+		if !s.alive[id] && s.now().Sub(l.server.At) > forgetAfter {
+			delete(s.looks, id)
+		}
+	}
+}
+
+type gathered struct {
+	looks    map[string]*look
+	active   int
+	bulkAt   time.Time
+	bulkTook time.Duration
+}
+
+// gather asks every server for everything. An error means that nobody
+// answered; a kind of question that some did not answer is a partial result.
+func (a *systemAsk) gather(ctx context.Context, cost *fleet.Cost) (*gathered, error) {
+	got := &gathered{looks: map[string]*look{}}
+	sent := a.now()
+	err := a.each(ctx, "VARZ", nil, a.expected, cost, func(id string, d *json.Decoder) error {
+		var v varz
+		if err := d.Decode(&v); err != nil {
+			return err
+		}
+		if v.ID == "" || v.ID != id {
+			return errors.New("the answer is not of the server that sent it")
+		}
+		l := &look{}
+		at := a.now()
+		l.setVarz(&v, fleet.System, at, at.Sub(sent))
+		got.looks[id] = l
+		return nil
+	})
+	if len(got.looks) == 0 {
+		return nil, cmp.Or(err, errors.New("no answer"))
+	}
+	if err != nil {
+		got.partial = append(got.partial, "VARZ was not read of all servers: "+reason(err)+".")
+	}
+	n := len(got.looks)
+	gateways, leafs := false, false
+	for _, l := range got.looks {
+		gateways = gateways || l.gateway != ""
+		leafs = leafs || l.hasLeafs
+	}
+	part := func(kind string, options any, read func(l *look, d *json.Decoder) error) {
+		err := a.each(ctx, kind, options, n, cost, func(id string, d *json.Decoder) error {
+			l := got.looks[id]
+			if l == nil {
+				return d.Decode(&skip{}) // joined since; the next round sees it
+			}
+			return read(l, d)
+		})
+		if err != nil && ctx.Err() == nil {
+			got.partial = append(got.partial, kind+" was not read of all servers: "+reason(err)+".")
+		}
+	}
+	part("STATSZ", nil, func(l *look, d *json.Decoder) error {
+		// Unlike the others it has its figures beside the server, not under data.
+		var z struct {
+			Active int `json:"active_servers"`
+		}
+		err := d.Decode(&z)
+		got.active = max(got.active, z.Active)
+		return err
+	})
+	part("HEALTHZ", map[string]bool{"js-server-only": true}, func(l *look, d *json.Decoder) error {
+		var h healthz
+		err := d.Decode(&h)
+		l.setHealth(h)
+		return err
+	})
+	part("ROUTEZ", nil, func(l *look, d *json.Decoder) error {
+		var z routez
+		err := d.Decode(&z)
+		l.setRoutez(&z)
+		return err
+	})
+	if gateways {
+		part("GATEWAYZ", nil, func(l *look, d *json.Decoder) error {
+			var z gatewayz
+			err := d.Decode(&z)
+			l.setGatewayz(&z)
+			return err
+		})
+	}
+	if leafs {
+		part("LEAFZ", nil, func(l *look, d *json.Decoder) error {
+			var z leafz
+			err := d.Decode(&z)
+			l.setLeafz(&z)
+			return err
+		})
+	}
+	part("$SYS.REQ.ACCOUNT.PING.STATZ", map[string]bool{"include_unused": true}, func(l *look, d *json.Decoder) error {
+		var z accstatz
+		err := d.Decode(&z)
+		l.setAccstatz(&z)
+		return err
+	})
+	for _, sort := range []string{"pending", "msgs_to"} {
+		part("CONNZ", map[string]any{"sort": sort, "auth": true, "limit": 64}, func(l *look, d *json.Decoder) error {
+			var z connz
+			err := d.Decode(&z)
+			l.addConnz(&z)
+			return err
+		})
+	}
+	if !a.bulk {
+		for id, l := range got.looks {
+			l.keepAssets(a.before[id])
+		}
+		return got, nil
+	}
+	got.bulkAt = a.now()
+	part("JSZ", map[string]bool{"accounts": true, "streams": true, "consumer": true, "config": true}, func(l *look, d *json.Decoder) error {
+		if l.server.JetStream == nil {
+			return d.Decode(&skip{})
+		}
+		return l.readAssets(d, a.now())
+	})
+	got.bulkTook = a.now().Sub(got.bulkAt)
+	for id, l := range got.looks {
+		if l.assets == nil {
+			l.keepAssets(a.before[id])
+		}
+	}
+	return got, nil
+}
+
+// each sends one question (a kind of $SYS.REQ.SERVER.PING, or a whole subject)
+// to all servers and reads the answers as they come,
+// until as many came as expected; when it is not known how many, until none
+// comes for a while. Fewer than expected is an error.
+func (a *systemAsk) each(ctx context.Context, kind string, options any, expected int, cost *fleet.Cost, read func(id string, d *json.Decoder) error) error {
+	// idle is how long after an answer the next one may take: all of a cluster
+	// were seen within 7 ms, one behind an ocean takes 300 ms.
+	const idle = 400 * time.Millisecond
+	timeout := requestTimeout
+	if kind == "JSZ" || kind == "CONNZ" {
+		timeout = bulkTimeout
+	}
+	var body []byte
+	if options != nil {
+		var err error
+		if body, err = json.Marshal(options); err != nil {
+			return err
+		}
+	}
+	inbox := a.nc.NewRespInbox()
+	sub, err := a.nc.SubscribeSync(inbox)
+	if err != nil {
+		return err
+	}
+	defer sub.Unsubscribe()
+	if err := sub.SetPendingLimits(1<<12, 4*maxAnswer); err != nil {
+		return err
+	}
+	subject := kind
+	if !strings.HasPrefix(kind, "$") {
+		subject = "$SYS.REQ.SERVER.PING." + kind
+	}
+	msg := nats.NewMsg(subject)
+	msg.Reply, msg.Data = inbox, body
+	msg.Header.Set("Accept-Encoding", "gzip")
+	cost.Requests++
+	if err := a.nc.PublishMsg(msg); err != nil {
+		return err
+	}
+	total, stop := context.WithTimeout(ctx, timeout)
+	defer stop()
+	came := 0
+	var wrong error
+	for expected == 0 || came < expected {
+		limit, cancel := total, context.CancelFunc(func() {})
+		if came > 0 && expected == 0 {
+			limit, cancel = context.WithTimeout(total, idle)
+		}
+		m, err := sub.NextMsgWithContext(limit)
+		cancel()
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if came > 0 && expected == 0 {
+				break
+			}
+			if came == 0 {
+				return err
+			}
+			return cmp.Or(wrong, fmt.Errorf("%d of %d answered in time", came, expected))
+		}
+		if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
+			return errors.New("nobody answers such requests; the user is not in the system account")
+		}
+		came++
+		cost.Bytes += int64(len(m.Data))
+		if err := open(m, read); err != nil {
+			wrong = err
+		}
+	}
+	return wrong
+}
+
+// open takes an answer out of its envelope.
+func open(m *nats.Msg, read func(id string, d *json.Decoder) error) error {
+	var r io.Reader = bytes.NewReader(m.Data)
+	if m.Header.Get("Content-Encoding") == "gzip" {
+		z, err := gzip.NewReader(r)
+		if err != nil {
+			return err
+		}
+		r = &limited{r: z, left: maxAnswer}
+	}
+	d := json.NewDecoder(r)
+	var id string
+	// The server comes first in the envelope; its answer is then read as it
+	// streams out of the decompression.
+	return object(d, func(key string) error {
+		switch key {
+		case "server":
+			var s struct {
+				ID string `json:"id"`
+			}
+			err := d.Decode(&s)
+			id = s.ID
+			return err
+		case "error":
+			var e *struct {
+				Description string `json:"description"`
+			}
+			if err := d.Decode(&e); err != nil || e == nil {
+				return err
+			}
+			return errors.New(e.Description)
+		case "data", "statsz":
+			if id == "" {
+				return errors.New("an answer before the server's name")
+			}
+			return read(id, d)
+		}
+		return d.Decode(&skip{})
+	})
+}
