@@ -99,6 +99,7 @@ type gathered struct {
 	active   int
 	bulkAt   time.Time
 	bulkTook time.Duration
+	partial  []string
 }
 
 // gather asks every server for everything. An error means that nobody
