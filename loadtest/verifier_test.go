@@ -12,6 +12,7 @@ import (
 
 	"ballast/internal/natstest"
 	"ballast/internal/wait"
+	"ballast/lb"
 	"ballast/traffic"
 )
 
@@ -112,4 +113,103 @@ func TestVerifierCounts(t *testing.T) {
 		put("orders.west", id("run", n), 3)
 	}
 	wait.For(t, 10*time.Second, "a full window", func() bool { share, of := v.Shares(); return of == 4 && share["west"] == 100 })
+}
+
+// The whole way: a publisher follows a split's document, the document is
+// changed under load, and nothing is lost or doubled by that.
+func TestChangeUnderLoad(t *testing.T) {
+	nc, js := stream(t)
+	kv, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: traffic.Bucket, History: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(number uint64, s traffic.Split) time.Time {
+		t.Helper()
+		doc, err := traffic.Revision{V: traffic.Version, Number: number, Base: number - 1, Split: s}.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := time.Now()
+		if _, err := kv.Put(t.Context(), traffic.Key(s.Name), doc); err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	put(1, orders(80, 20))
+	pub, err := lb.NewPublisher(nc, "orders", lb.WithMarks())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- pub.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run of the publisher = %v", err)
+		}
+	})
+	if err := pub.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	const run, window = "change", 2500
+	v := NewVerifier(VerifierConfig{Run: run, Split: orders(80, 20), Window: window, RevisionHeader: lb.RevisionHeader})
+	follow(t, v, js)
+	var report Report
+	finished := make(chan error, 1)
+	go func() {
+		var err error
+		report, err = Run(ctx, Config{Publisher: pub, Rate: 2000, Count: 6000, Poisson: true, Seed: 1, Run: run})
+		finished <- err
+	}()
+	shares := func(east float64) {
+		t.Helper()
+		wait.For(t, time.Minute, "a full window", func() bool { _, of := v.Shares(); return of == window })
+		share, _ := v.Shares()
+		if math.Abs(share["east"]-east) > 3 || math.Abs(share["east"]+share["west"]-100) > 1e-6 {
+			t.Errorf("shares of the last %d messages are %v, east's weight is %v", window, share, east)
+		}
+	}
+	shares(80)
+	changed := put(2, orders(20, 80))
+	wait.For(t, 10*time.Second, "a message by the new weights", func() bool { _, ok := v.FirstBy(2); return ok })
+	first, _ := v.FirstBy(2)
+	if took := first.Sub(changed); took > 200*time.Millisecond {
+		t.Errorf("the first message by the new weights came after %v", took)
+	} else {
+		t.Logf("the first message by the new weights came after %v", took)
+	}
+	v.ResetWindow()
+	shares(20)
+
+	if err := <-finished; err != nil {
+		t.Fatal(err)
+	}
+	wait.For(t, 30*time.Second, "every message", func() bool { return v.Count() == report.Acknowledged })
+	got := v.Check(report)
+	if report.Acknowledged != 6000 || got.Delivered != 6000 || got.Duplicates != 0 || len(got.Missing) != 0 || got.Strays != 0 {
+		t.Errorf("%d acknowledged, verdict %+v, errors %v", report.Acknowledged, got, report.Errors)
+	}
+	t.Logf("latency p50 %v p99 %v, service p99 %v, %.0f msg/s", report.Latency.Quantile(.5), report.Latency.Quantile(.99), report.Service.Quantile(.99), report.Rate())
+}
+
+// The generator's own cost: a message through Run against the bare publish that
+// it wraps.
+func BenchmarkMessage(b *testing.B) {
+	nothing := &faultyPublisher{do: func(context.Context, int64) error { return nil }}
+	b.Run("baseline=publisher", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := nothing.PublishJS(b.Context(), &nats.Msg{}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("run", func(b *testing.B) {
+		b.ReportAllocs()
+		if _, err := Run(b.Context(), Config{Publisher: nothing, Rate: 1e6, Count: b.N}); err != nil {
+			b.Fatal(err)
+		}
+	})
 }
