@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"ballast/internal/sketch"
 	"ballast/traffic"
 )
 
@@ -310,7 +311,12 @@ func (v *view) hotness(m *member) string {
 func (v *view) pools() []pool {
 	pools := make([]pool, len(v.free))
 	for i, m := range v.free {
-		pools[i] = pool{k: max(m.eff, 1e-3), c: max(m.t.slots, 1)}
+		// What errors and a backlog take away are slots; the rest is as fast as ever.
+		pools[i] = pool{k: 1e-3, c: 1}
+		if m.k > 0 {
+			k := max(m.eff, 1e-3*m.k)
+			pools[i] = pool{k: k, c: max(m.t.slots, 1) * k / m.k}
+		}
 	}
 	return pools
 }
@@ -425,9 +431,15 @@ func (v *view) tolerable(law traffic.Law, kind string) (why string, vetoes []str
 	if kind != kindSplit || law != traffic.LawCapacity {
 		return "", nil
 	}
-	if gain := v.gain(); gain < v.cfg.MinGain {
-		return fmt.Sprintf("Within tolerance: at %s load the best split would make messages %.1f %% faster at most; %s.",
-			percent(v.cfg.Design), 100*max(0, gain), now), []string{"predicted gain under " + percent(v.cfg.MinGain)}
+	before, after := v.slower()
+	busy, less := v.busiest(func(m *member) float64 { return float64(m.weight) }), v.busiest(func(m *member) float64 { return m.ideal })
+	if less > (1-v.cfg.MinGain)*busy && after.Seconds() > (1-v.cfg.MinGain)*before.Seconds() {
+		return fmt.Sprintf("Within tolerance: another split would gain little (at %s load the busiest target at %s instead of %s); %s.",
+			percent(v.cfg.Design), percent(less), percent(busy), now), []string{"gain under " + percent(v.cfg.MinGain)}
+	}
+	if top.use <= v.cfg.Design && after.Seconds() > (1+v.cfg.MaxLoss)*before.Seconds() {
+		return fmt.Sprintf("A split with more headroom would make messages slower now (%s instead of %s on average); %s.",
+			short(after), short(before), now), []string{"slower at the present load"}
 	}
 	if why := v.blind(); why != "" {
 		return why, []string{"capacities known by latency only"}
@@ -435,24 +447,30 @@ func (v *view) tolerable(law traffic.Law, kind string) (why string, vetoes []str
 	return "", nil
 }
 
-// gain is by how much the ideal shares shorten the mean time at the design load.
-func (v *view) gain() float64 {
-	load := v.designLoad()
-	before, after := 0.0, 0.0
-	for i, p := range v.pools() {
-		before += p.inside(load * float64(v.free[i].weight) / v.mass)
-		after += p.inside(load * v.free[i].ideal / v.mass)
-	}
-	if math.IsInf(after, 1) {
-		if v.overload {
-			return 1 // in proportion to what is there; the model has nothing to add
+// busiest is the highest utilization at the design load with the given shares.
+func (v *view) busiest(share func(*member) float64) float64 {
+	load, top := v.designLoad(), 0.0
+	for _, m := range v.free {
+		if m.eff > 0 {
+			top = max(top, load*share(m)/v.mass/m.eff)
 		}
-		return 0
 	}
-	if math.IsInf(before, 1) {
-		return 1
+	return top
+}
+
+// slower gives the predicted mean latency at the present load with the present
+// weights, and with the ideal ones.
+func (v *view) slower() (before, after time.Duration) {
+	shares, ideal := make([]float64, len(v.tier)), make([]float64, len(v.tier))
+	for i, m := range v.tier {
+		shares[i], ideal[i] = float64(m.weight), float64(m.weight)
+		if m.held == "" {
+			ideal[i] = m.ideal
+		}
 	}
-	return 1 - after/before
+	before, _ = predict(v.flows(shares))
+	after, _ = predict(v.flows(ideal))
+	return before, after
 }
 
 // blind says why an ordinary move cannot be justified when some capacity is
@@ -619,46 +637,35 @@ func (v *view) confidence() traffic.Confidence {
 	return confidence
 }
 
-// predict compares what is measured with what the model says of the next weights.
-func (v *view) predict(next []int) traffic.Prediction {
-	all := span{}
-	count, sum := uint64(0), 0.0
-	extra := math.Inf(1) // the least overhead of a target that does not queue
+// flows are the members that work, with the given shares, for a prediction. The
+// time a message takes when nothing queues is what was measured less what the
+// model says is queueing; of a target whose queue hides that, its processing
+// time and what the others need beyond theirs.
+func (v *view) flows(shares []float64) []flow {
+	extra := math.Inf(1)
 	for _, m := range v.tier {
-		l := m.seen.latencyMean().Seconds()
-		count += m.seen.acked
-		sum += l * float64(m.seen.acked)
-		if m.seen.latency.Count() > 0 {
-			if all.latency == nil {
-				all.latency = m.seen.latency.Clone()
-			} else {
-				all.latency.Merge(m.seen.latency)
-			}
-		}
-		if m.k > 0 && m.use <= v.cfg.Hot && m.t.service > 0 && l > 0 {
-			extra = min(extra, max(0, l-m.t.service.Seconds()))
+		if l := m.seen.latencyMean(); m.k > 0 && m.use <= v.cfg.Hot && m.t.service > 0 && l > 0 {
+			extra = min(extra, max(0, (l-m.t.service).Seconds()))
 		}
 	}
 	if math.IsInf(extra, 1) {
 		extra = 0
 	}
-	weights := make([]int, len(v.tier))
 	var flows []flow
 	for i, m := range v.tier {
-		weights[i] = m.weight
 		if m.k <= 0 {
 			continue
 		}
 		p := pool{m.k, max(m.t.slots, 1)}
-		l := m.seen.latencyMean().Seconds()
-		f := flow{pool: p, x: v.load(m, next[i]), sigma: sigma}
+		l, service := m.seen.latencyMean().Seconds(), m.t.service.Seconds()
+		f := flow{pool: p, x: v.rate * shares[i] / 100, sigma: sigma}
 		switch {
-		case m.use > v.cfg.Hot && m.t.service > 0 || l == 0:
-			f.empty = max(m.t.service.Seconds(), p.service()) + extra
+		case m.use > v.cfg.Hot && service > 0 || l == 0:
+			f.empty = max(service, p.service()) + extra
 		case m.use > v.cfg.Hot:
 			f.empty = l
 		default:
-			f.empty = max(l-p.wait(v.load(m, m.weight)), m.t.service.Seconds(), l/2)
+			f.empty = max(l-p.wait(v.load(m, m.weight)), service, l/2)
 		}
 		if m.seen.latency.Count() >= v.cfg.SureSamples {
 			p50, p99 := m.seen.latency.Quantile(0.5).Seconds(), m.seen.latency.Quantile(0.99).Seconds()
@@ -668,15 +675,25 @@ func (v *view) predict(next []int) traffic.Prediction {
 		}
 		flows = append(flows, f)
 	}
-	p := traffic.Prediction{
-		P99Before: all.latency.Quantile(0.99),
-		RhoBefore: v.utilization(weights),
-		RhoAfter:  v.utilization(next),
+	return flows
+}
+
+// predict compares what is measured with what the model says of the next weights.
+func (v *view) predict(next []int) traffic.Prediction {
+	all := &sketch.Sketch{}
+	count, sum := uint64(0), 0.0
+	now, shares := make([]int, len(v.tier)), make([]float64, len(v.tier))
+	for i, m := range v.tier {
+		count += m.seen.acked
+		sum += m.seen.latencyMean().Seconds() * float64(m.seen.acked)
+		all.Merge(m.seen.latency)
+		now[i], shares[i] = m.weight, float64(next[i])
 	}
+	p := traffic.Prediction{P99Before: all.Quantile(0.99), RhoBefore: v.utilization(now), RhoAfter: v.utilization(next)}
 	if count > 0 {
 		p.MeanBefore = seconds(sum / float64(count))
 	}
-	p.MeanAfter, p.P99After = predict(flows)
+	p.MeanAfter, p.P99After = predict(v.flows(shares))
 	return p
 }
 

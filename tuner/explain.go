@@ -82,8 +82,8 @@ func (v *view) why(p *traffic.Proposal, next []int) string {
 	}
 	for i, m := range v.tier {
 		spare := m.k - v.load(m, next[i])
-		if m.excess > 0 && points[m.name] < 0 && spare > 0 {
-			say("The backlog of %s then drains in about %s.", m.name, short(seconds(max(1, m.excess/spare)).Round(time.Second)))
+		if drain := seconds(m.excess / spare).Round(time.Second); m.hot != "" && spare > 0 && drain > 0 {
+			say("The backlog of %s then drains in about %s.", m.name, short(drain))
 		}
 	}
 	if p.Kind == kindSplit && p.Law == traffic.LawCapacity {
@@ -141,8 +141,8 @@ func (v *view) describe(m *member) string {
 	default:
 		fmt.Fprintf(&b, " (%s at %s a message)", plural(m.t.workers, "worker"), short(m.t.service))
 	}
-	fmt.Fprintf(&b, "; its weight gives it %s: utilization %s", number(v.load(m, m.weight)), percent(m.use))
-	if m.excess > 0 {
+	fmt.Fprintf(&b, "; its weight gives it %s msg/s: utilization %s", number(v.load(m, m.weight)), percent(m.use))
+	if m.wait > v.cfg.HotWait.Seconds() {
 		fmt.Fprintf(&b, ", %s waiting", plural(int(m.t.backlog[1]), "message"))
 	}
 	if m.t.errs >= 0.01 {
@@ -154,16 +154,14 @@ func (v *view) describe(m *member) string {
 
 // headroom compares the highest utilizations at the load that the weights are for.
 func (v *view) headroom(next []int) string {
-	load := v.designLoad()
-	before, after := 0.0, 0.0
+	after := make(map[*member]float64, len(next))
 	for i, m := range v.tier {
-		if m.held == "" && m.eff > 0 {
-			before = max(before, load*float64(m.weight)/v.mass/m.eff)
-			after = max(after, load*float64(next[i])/v.mass/m.eff)
-		}
+		after[m] = float64(next[i])
 	}
 	return fmt.Sprintf("When all targets together are %s busy, the busiest would be at %s instead of %s.",
-		percent(max(v.cfg.Design, load/max(v.effective(), 1e-9))), percent(after), percent(before))
+		percent(v.designLoad()/max(v.effective(), 1e-9)),
+		percent(v.busiest(func(m *member) float64 { return after[m] })),
+		percent(v.busiest(func(m *member) float64 { return float64(m.weight) })))
 }
 
 func (v *view) effective() float64 {

@@ -76,10 +76,11 @@ type span struct {
 }
 
 const (
-	// smoothing per two seconds; settled quality is insensitive to it between
-	// 0.15 and 0.6, because the capacity does not depend on the weights.
+	// smoothing per window or report. Settled quality is insensitive to it
+	// between 0.15 and 0.6, because the capacity does not depend on the weights;
+	// real changes are followed as jumps.
 	smoothing = 0.3
-	// pace is the window length that smoothing was chosen for.
+	// pace is the window length that constants per window were chosen for.
 	pace = 2 * time.Second
 	// trustRegain is the factor by which a distrusted target regains trust per
 	// window while it is not busy: it is tried again after minutes, not seconds.
@@ -255,7 +256,7 @@ func (t target) learnReport(cfg Config, o traffic.Observation) target {
 	if t.quality != traffic.QualityReports {
 		t.quality, t.known, t.seen = traffic.QualityReports, false, 0
 	}
-	return t.follow(cfg, k, n, t.since.length, c)
+	return t.follow(cfg, k, n, c)
 }
 
 // learnLatency estimates capacity from acknowledgements, their latency and the
@@ -283,12 +284,12 @@ func (t target) learnLatency(cfg Config, o traffic.Observation) target {
 	if t.quality != traffic.QualityLatency {
 		t.quality, t.known, t.seen = traffic.QualityLatency, false, 0
 	}
-	return t.follow(cfg, k, o.Acked, t.window, t.parallel(o))
+	return t.follow(cfg, k, o.Acked, t.parallel(o))
 }
 
 // follow smooths the capacity k of a window with n messages in the logarithm,
 // and takes over a real jump at once.
-func (t target) follow(cfg Config, k float64, n uint64, length time.Duration, c float64) target {
+func (t target) follow(cfg Config, k float64, n uint64, c float64) target {
 	if n == 0 || k <= 0 || math.IsNaN(k) || math.IsInf(k, 0) {
 		return t
 	}
@@ -311,8 +312,7 @@ func (t target) follow(cfg Config, k float64, n uint64, length time.Duration, c 
 		t.lnK, t.jumping, t.jumped = ln, 0, true
 		return t
 	}
-	step := smoothing * weight / (weight + 30)
-	t.lnK += (1 - math.Pow(1-step, float64(length)/float64(pace))) * (ln - t.lnK)
+	t.lnK += smoothing * weight / (weight + 30) * (ln - t.lnK)
 	return t
 }
 

@@ -23,14 +23,6 @@ func (p pool) wait(x float64) float64 {
 	return math.Pow(rho, p.exponent()) / (p.k * (1 - rho))
 }
 
-// inside is the mean number of messages waiting or being worked on.
-func (p pool) inside(x float64) float64 {
-	if x >= p.k {
-		return math.Inf(1)
-	}
-	return x * (p.service() + p.wait(x))
-}
-
 // marginal is the time that one more message a second adds for all, at
 // utilization rho.
 func (p pool) marginal(rho float64) float64 {

@@ -24,11 +24,17 @@ type Config struct {
 	// DeadBand is the relative deviation of a weight below which nothing is
 	// suggested; weights under 5 % are measured against 5 %. Default 0.10.
 	DeadBand float64
-	// MinPoints is the absolute one: below it a weight is close enough. Default 2.
+	// MinPoints is the absolute one: traffic itself strays by so much from its
+	// weights over a thousand messages. Default 3.
 	MinPoints float64
-	// MinGain is the least improvement of the predicted mean time, at the design
-	// load, for which an operator's attention is asked. Default 0.05.
+	// MinGain is the least improvement for which an operator's attention is
+	// asked: of the highest utilization at the design load, or of the predicted
+	// mean latency at the present one. Default 0.10.
 	MinGain float64
+	// MaxLoss is the most that an ordinary move may lengthen the predicted mean
+	// latency at the present load to win headroom, as long as no target is busier
+	// than Design. Default 0.10.
+	MaxLoss float64
 	// Growth limits how much of itself a target may gain in one ordinary step:
 	// samples of the next step must confirm that it bears the last. Default 0.5.
 	Growth float64
@@ -80,8 +86,9 @@ func (c Config) withDefaults() Config {
 	def(&c.Design, 0.8)
 	def(&c.Floor, 1)
 	def(&c.DeadBand, 0.10)
-	def(&c.MinPoints, 2)
-	def(&c.MinGain, 0.05)
+	def(&c.MinPoints, 3)
+	def(&c.MinGain, 0.10)
+	def(&c.MaxLoss, 0.10)
 	def(&c.Growth, 0.5)
 	def(&c.GrowthPoints, 10)
 	def(&c.Hot, 0.95)
