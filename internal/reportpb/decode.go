@@ -72,7 +72,7 @@ func decode(subject string, data []byte) (fleet.WorkerReport, error) {
 		return none, fmt.Errorf("subject %q is not one of a report", subject)
 	case p.Split != split || p.Target != target:
 		return none, fmt.Errorf("it speaks for target %q of split %q on subject %q", p.Target, p.Split, subject)
-	case !validWorker(p.Worker):
+	case !ValidWorker(p.Worker):
 		return none, fmt.Errorf("the worker's id %q is not 1 to %d printable ASCII characters", p.Worker, MaxWorker)
 	case at.Year() < 2000 || at.Year() > 2200:
 		return none, fmt.Errorf("its time %v is out of range", at)
@@ -123,7 +123,8 @@ func readSketch(data []byte, atMost uint64) (*sketch.Sketch, error) {
 	return s, nil
 }
 
-func validWorker(s string) bool {
+// ValidWorker reports whether s can be a worker's id.
+func ValidWorker(s string) bool {
 	if s == "" || len(s) > MaxWorker {
 		return false
 	}
