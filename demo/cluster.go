@@ -110,7 +110,15 @@ func freePorts(n int) ([]int, error) {
 	return nil, fmt.Errorf("find %d free ports on 127.0.0.1: %w", n, busy)
 }
 
-func (c *cluster) urls(port func(*member) int, scheme string) []string {
+func (c *cluster) clientURLs() []string {
+	return c.urls("nats", func(m *member) int { return m.port })
+}
+
+func (c *cluster) monitorURLs() []string {
+	return c.urls("http", func(m *member) int { return m.monitor })
+}
+
+func (c *cluster) urls(scheme string, port func(*member) int) []string {
 	urls := make([]string, len(c.members))
 	for i, m := range c.members {
 		urls[i] = fmt.Sprintf("%s://127.0.0.1:%d", scheme, port(m))

@@ -12,12 +12,15 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
+	"ballast/lb"
 	"ballast/traffic"
 )
 
@@ -97,12 +100,10 @@ func New(cfg Config) (*Demo, error) {
 
 // URLs are the servers' client URLs; they answer once Run has started the
 // servers.
-func (d *Demo) URLs() []string { return d.cluster.urls(func(m *member) int { return m.port }, "nats") }
+func (d *Demo) URLs() []string { return d.cluster.clientURLs() }
 
 // MonitorURLs are the servers' monitoring URLs, in the order of URLs.
-func (d *Demo) MonitorURLs() []string {
-	return d.cluster.urls(func(m *member) int { return m.monitor }, "http")
-}
+func (d *Demo) MonitorURLs() []string { return d.cluster.monitorURLs() }
 
 // AppUser may do anything in the account of the workload.
 func (d *Demo) AppUser() (user, password string) { return appUser, d.cluster.appPassword }
@@ -155,7 +156,7 @@ func (d *Demo) Run(ctx context.Context) error {
 		return err
 	}
 
-	nc, err := d.connect("demo-setup", 0)
+	nc, err := d.cluster.connect("demo-setup", 0, d.log)
 	if err != nil {
 		return err
 	}
@@ -170,8 +171,17 @@ func (d *Demo) Run(ctx context.Context) error {
 	close(d.ready)
 	d.log.InfoContext(ctx, "demo cluster is ready", "servers", len(d.cluster.members))
 
-	<-ctx.Done()
-	return nil
+	// The workers outlive the publisher, so that what is in flight is worked on.
+	workCtx, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	var pools sync.WaitGroup
+	for _, p := range d.pools {
+		pools.Go(func() { p.run(workCtx) })
+	}
+	err = d.publish(ctx)
+	stopWork()
+	pools.Wait()
+	return err
 }
 
 // State is what the demo does now.
@@ -314,4 +324,27 @@ func (d *Demo) create(ctx context.Context, js jetstream.JetStream) error {
 		}
 	}
 	return nil
+}
+
+// publish runs the split's publisher and the arrivals until ctx ends.
+func (d *Demo) publish(ctx context.Context) error {
+	nc, err := d.cluster.connect("orders", 1, d.log)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	pub, err := lb.NewPublisher(nc, SplitName, lb.WithLog(d.log), lb.WithAttempts(publishAttempts))
+	if err != nil {
+		return err
+	}
+	// What waits for its acknowledgement still needs the publisher after ctx.
+	followCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var g errgroup.Group
+	g.Go(func() error { return pub.Run(followCtx) })
+	g.Go(func() error {
+		defer stop()
+		return d.orders.run(ctx, pub)
+	})
+	return g.Wait()
 }

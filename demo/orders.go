@@ -14,15 +14,16 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+
+	"ballast/lb"
 )
 
 const (
 	// retryFor is how long an order is tried before it counts as failed. It
 	// outlasts the election of a stream leader after a server's death.
 	retryFor = 30 * time.Second
-	// attemptFor bounds one attempt, so that a request to a dead leader does not
-	// use up all of retryFor.
-	attemptFor = 2 * time.Second
+	// publishAttempts are more than fit into retryFor.
+	publishAttempts = 30
 	// maxWaiting orders may wait for their acknowledgement: ten seconds of
 	// outage at the normal rate.
 	maxWaiting = 3000
@@ -38,12 +39,6 @@ func checkRate(perSecond float64) error {
 	return nil
 }
 
-// publisher is what orders needs of the split's publisher.
-type publisher interface {
-	Ready(ctx context.Context) error
-	PublishJS(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck, error)
-}
-
 // orders publishes at random moments: open-loop, so that a slow server gets no
 // fewer orders, with exponential gaps, as independent customers produce them.
 type orders struct {
@@ -54,8 +49,8 @@ type orders struct {
 	due       time.Time     // when the last arrival was due
 	published atomic.Uint64
 	failed    atomic.Uint64
-	retried   atomic.Uint64
 	waiting   atomic.Int64
+	pub       atomic.Pointer[lb.Publisher] // nil before run
 }
 
 func newOrders(seed uint64, rate float64, log *slog.Logger) *orders {
@@ -73,18 +68,22 @@ func (o *orders) setRate(perSecond float64) {
 }
 
 func (o *orders) state() State {
-	return State{
+	s := State{
 		Rate:      math.Float64frombits(o.rate.Load()),
 		Published: o.published.Load(),
 		Failed:    o.failed.Load(),
-		Retried:   o.retried.Load(),
 		InFlight:  int(o.waiting.Load()),
 	}
+	if pub := o.pub.Load(); pub != nil {
+		s.Retried = pub.Stats().Retried
+	}
+	return s
 }
 
 // run publishes from the first split document on until ctx ends, then waits a
 // little for what is in flight.
-func (o *orders) run(ctx context.Context, pub publisher) error {
+func (o *orders) run(ctx context.Context, pub *lb.Publisher) error {
+	o.pub.Store(pub)
 	if err := pub.Ready(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -162,34 +161,16 @@ func (o *orders) next(id string) *nats.Msg {
 	return &nats.Msg{Header: nats.Header{jetstream.MsgIDHeader: {id}}, Data: data}
 }
 
-// send tries until the order is acknowledged or retryFor is over. The message
-// id makes the stream drop a second copy, when only the acknowledgement of the
-// first was lost.
-func (o *orders) send(ctx context.Context, pub publisher, msg *nats.Msg) {
+// send lets the publisher try until the order is acknowledged or retryFor is
+// over. The message id makes the stream drop a second copy, when only the
+// acknowledgement of the first was lost.
+func (o *orders) send(ctx context.Context, pub *lb.Publisher, msg *nats.Msg) {
 	ctx, cancel := context.WithTimeout(ctx, retryFor)
 	defer cancel()
-	pause := 50 * time.Millisecond
-	for {
-		err := o.attempt(ctx, pub, msg)
-		if err == nil {
-			o.published.Add(1)
-			return
-		}
-		o.log.DebugContext(ctx, "order was not acknowledged", "id", msg.Header.Get(jetstream.MsgIDHeader), "err", err)
-		select {
-		case <-ctx.Done():
-			o.failed.Add(1)
-			return
-		case <-time.After(pause/2 + rand.N(pause)):
-		}
-		o.retried.Add(1)
-		pause = min(2*pause, time.Second)
+	if _, err := pub.PublishJS(ctx, msg); err != nil {
+		o.failed.Add(1)
+		o.log.DebugContext(ctx, "order failed", "id", msg.Header.Get(jetstream.MsgIDHeader), "err", err)
+		return
 	}
-}
-
-func (o *orders) attempt(ctx context.Context, pub publisher, msg *nats.Msg) error {
-	ctx, cancel := context.WithTimeout(ctx, attemptFor)
-	defer cancel()
-	_, err := pub.PublishJS(ctx, msg)
-	return err
+	o.published.Add(1)
 }

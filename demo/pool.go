@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"ballast/lb"
 )
 
 // staffing is what a target has to work with.
@@ -97,6 +99,55 @@ func (p *pool) wanted() (on bool, changed <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.on, p.toggle
+}
+
+// run lets the workers work whenever they shall, until ctx ends.
+func (p *pool) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		on, changed := p.wanted()
+		workCtx, stop := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		if on {
+			for i := range p.instances {
+				wg.Go(func() {
+					if err := p.work(workCtx, i); err != nil {
+						p.log.ErrorContext(ctx, "workers stopped", "err", err)
+					}
+				})
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		}
+		stop()
+		wg.Wait() // they finish what they hold
+	}
+}
+
+// work is one process of the pool: a connection of its own and its part of the
+// workers. It returns when its workers have finished what they held.
+func (p *pool) work(ctx context.Context, instance int) error {
+	name := fmt.Sprintf("%s/%d", p.target, instance+1)
+	nc, err := p.cluster.connect(name, p.home+instance, p.log)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	w, err := lb.NewWorker(nc, lb.WorkerConfig{
+		Split:       SplitName,
+		Target:      p.target,
+		Stream:      StreamName,
+		Consumer:    p.target,
+		Concurrency: p.workers / p.instances,
+		Handler:     p.handle,
+		Drain:       stopFor,
+		Log:         p.log,
+	})
+	if err != nil {
+		return err
+	}
+	return w.Run(ctx)
 }
 
 // handle is the work on one order: it takes time and nothing else.
