@@ -1,0 +1,58 @@
+package fleet
+
+// Columns of the series, by kind; SeriesQuery.Column is one of them. A column
+// marked (rate) counts up at its source and is answered per second.
+const (
+	// Server, account.
+	ColCPU      = "cpu"       // % of one core
+	ColMem      = "mem"       // B, resident
+	ColConns    = "conns"     //
+	ColSubs     = "subs"      //
+	ColInMsgs   = "in_msgs"   // (rate) msg/s; also route, gateway, leaf
+	ColOutMsgs  = "out_msgs"  // (rate) msg/s
+	ColInBytes  = "in_bytes"  // (rate) B/s
+	ColOutBytes = "out_bytes" // (rate) B/s
+	ColSlow     = "slow"      // (rate) connections closed for reading too slowly, per second
+	ColJSMemory = "js_memory" // B
+	ColJSStore  = "js_store"  // B
+	ColRTT      = "rtt"       // ms; also route, gateway, leaf
+
+	// Stream.
+	ColMessages = "messages"
+	ColBytes    = "bytes"    // B
+	ColLastSeq  = "last_seq" // (rate) messages stored, msg/s
+
+	// Consumer. ColPending and ColInFlight are also known of a route (B waiting)
+	// and of workers.
+	ColArrived     = "arrived"     // (rate) msg/s that came for it, redeliveries included
+	ColDelivered   = "delivered"   // (rate) msg/s, redeliveries included
+	ColAcked       = "acked"       // (rate) deliveries that were settled, msg/s
+	ColAckFloor    = "ack_floor"   // (rate) advance of the oldest unsettled delivery, per second
+	ColPending     = "pending"     // not yet delivered
+	ColInFlight    = "in_flight"   // delivered, not acknowledged
+	ColRedelivered = "redelivered" // in flight and delivered more than once
+	ColWaiting     = "waiting"     // pull requests
+
+	// Workers of a target.
+	ColWorkers    = "workers"    // handlers that run at the same time
+	ColProcesses  = "processes"  // worker processes that reported
+	ColProcessed  = "processed"  // (rate) msg/s
+	ColFailed     = "failed"     // (rate) msg/s
+	ColProcessing = "processing" // ms, mean of the last reports
+
+	// Watch.
+	ColRequests  = "requests"   // of one round
+	ColReadBytes = "read_bytes" // B read in one round
+	ColTook      = "took"       // ms of one round
+	ColAnswered  = "answered"   // servers that answered
+	ColProblems  = "problems"   // sources that did not answer
+)
+
+// WatchEntity names the series of what watching costs.
+var WatchEntity = Entity{KindWatch, "collector"}
+
+// Entity returns the name of the server's series.
+func (s Server) Entity() Entity { return Entity{KindServer, s.Name} }
+
+// WorkerEntity names the series of a target's workers.
+func WorkerEntity(split, target string) Entity { return Entity{KindWorker, split + "/" + target} }

@@ -1,0 +1,199 @@
+package store
+
+import (
+	"encoding/binary"
+)
+
+// A sealed slot of one entity is one blob: version, column list, interval, n,
+// the shared time column, the length of each column, the columns.
+const blobVersion = 1
+
+// block is what an entity measured in one slot.
+type block struct {
+	e    *entity
+	at   []int64 // ms, rising
+	cols [][]int64
+}
+
+func newBlock(e *entity) *block { return &block{e: e, cols: make([][]int64, len(e.cols))} }
+
+func (b *block) add(at int64, v []int64) {
+	b.at = append(b.at, at)
+	for i, x := range v {
+		b.cols[i] = append(b.cols[i], x)
+	}
+}
+
+// appendTo seals the block; times are written relative to start.
+func (b *block) appendTo(dst []byte, enc *encoder, layout, interval, start int64) []byte {
+	dst = append(dst, blobVersion)
+	dst = binary.AppendUvarint(dst, uint64(layout))
+	dst = binary.AppendUvarint(dst, uint64(interval))
+	dst = binary.AppendUvarint(dst, uint64(len(b.at)))
+	rel := make([]int64, len(b.at))
+	for i, t := range b.at {
+		rel[i] = t - start
+	}
+	dst = enc.append(dst, rel)
+	return appendColumns(dst, len(b.cols), func(dst []byte, i int) []byte { return enc.append(dst, b.cols[i]) })
+}
+
+// appendColumns writes the lengths of n columns, then the columns, so that a
+// reader of one skips the others.
+func appendColumns(dst []byte, n int, column func(dst []byte, i int) []byte) []byte {
+	var stack [2048]byte
+	body := stack[:0]
+	for i := range n {
+		before := len(body)
+		body = column(body, i)
+		dst = binary.AppendUvarint(dst, uint64(len(body)-before))
+	}
+	return append(dst, body...)
+}
+
+// chunk is a run of looks at one entity; a nil column was not recorded then.
+type chunk struct {
+	at       []int64
+	cols     [][]int64
+	interval int64 // ms between two looks, as then configured
+}
+
+// decodeBlock reads the columns in want.
+func decodeBlock(data []byte, l layouts, want []column, start int64) (chunk, error) {
+	d := decoder{b: data}
+	if d.byte() != blobVersion {
+		return chunk{}, errCorrupt
+	}
+	where, total, err := l.find(int64(d.uvarint()), want)
+	if err != nil {
+		return chunk{}, err
+	}
+	c := chunk{interval: int64(d.uvarint())}
+	n := d.count()
+	if d.err != nil {
+		return chunk{}, d.err
+	}
+	c.at = make([]int64, n)
+	d.column(c.at)
+	for i := range c.at {
+		c.at[i] += start
+	}
+	c.cols = make([][]int64, len(want))
+	err = readColumns(&d, where, total, func(d *decoder, i int) {
+		c.cols[i] = make([]int64, n)
+		d.column(c.cols[i])
+	})
+	return c, err
+}
+
+// readColumns calls read with the decoder at the i-th wanted column.
+func readColumns(d *decoder, where []int, total int, read func(d *decoder, i int)) error {
+	ends := make([]uint64, total+1)
+	for i := range total {
+		ends[i+1] = ends[i] + d.uvarint()
+	}
+	body := d.b
+	if d.err != nil || ends[total] > uint64(len(body)) {
+		return errCorrupt
+	}
+	for i, at := range where {
+		if at < 0 {
+			continue
+		}
+		if ends[at+1] < ends[at] || ends[at+1] > uint64(len(body)) {
+			return errCorrupt
+		}
+		col := decoder{b: body[ends[at]:ends[at+1]]}
+		read(&col, i)
+		if col.err != nil {
+			return col.err
+		}
+	}
+	return nil
+}
+
+// cell is what one column did in one bucket of time, in the column's stored
+// unit. Of a counter, n counts the intervals that ended in the bucket, sum is
+// the increase, covered the time in which it happened, and min and max are the
+// rates of single intervals per 1000 s.
+type cell struct {
+	at       int64 // start of the bucket, ms
+	n        int64
+	min, max int64
+	sum      int64
+	covered  int64 // ms
+}
+
+func (c *cell) merge(o cell) {
+	if o.n == 0 {
+		return
+	}
+	if c.n == 0 {
+		at := c.at
+		*c = o
+		c.at = at
+		return
+	}
+	c.n += o.n
+	c.sum += o.sum
+	c.covered += o.covered
+	c.min, c.max = min(c.min, o.min), max(c.max, o.max)
+}
+
+// appendCells seals the cells of all columns of a roll-up slot. Every column
+// has the same buckets; one that is empty has n = 0.
+func appendCells(dst []byte, enc *encoder, layout, start, step int64, cols [][]cell) []byte {
+	dst = append(dst, blobVersion)
+	dst = binary.AppendUvarint(dst, uint64(layout))
+	n := len(cols[0])
+	dst = binary.AppendUvarint(dst, uint64(n))
+	v := make([]int64, n)
+	for i, c := range cols[0] {
+		v[i] = (c.at - start) / step
+	}
+	dst = enc.append(dst, v)
+	return appendColumns(dst, len(cols), func(dst []byte, col int) []byte {
+		for field := range 5 {
+			for i, c := range cols[col] {
+				v[i] = [...]int64{c.n, c.min, c.max, c.sum, c.covered}[field]
+			}
+			dst = enc.append(dst, v)
+		}
+		return dst
+	})
+}
+
+// decodeCells reads the columns in want; a nil one was not recorded then.
+func decodeCells(data []byte, l layouts, want []column, start, step int64) ([][]cell, error) {
+	d := decoder{b: data}
+	if d.byte() != blobVersion {
+		return nil, errCorrupt
+	}
+	where, total, err := l.find(int64(d.uvarint()), want)
+	if err != nil {
+		return nil, err
+	}
+	n := d.count()
+	if d.err != nil {
+		return nil, d.err
+	}
+	at := make([]int64, n)
+	d.column(at)
+	cols := make([][]cell, len(want))
+	v := make([]int64, n)
+	err = readColumns(&d, where, total, func(d *decoder, i int) {
+		cells := make([]cell, n)
+		for j := range cells {
+			cells[j].at = start + at[j]*step
+		}
+		for field := range 5 {
+			d.column(v)
+			for j := range cells {
+				c := &cells[j]
+				*[...]*int64{&c.n, &c.min, &c.max, &c.sum, &c.covered}[field] = v[j]
+			}
+		}
+		cols[i] = cells
+	})
+	return cols, err
+}

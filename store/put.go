@@ -1,0 +1,167 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"ballast/fleet"
+)
+
+// PutSnapshot records one look at the whole system, in one transaction: when it
+// returns nil, a crash or a power cut does not lose it. Figures that are no
+// newer than those recorded before (a server that did not answer) are not
+// recorded again, so that a gap stays a gap.
+func (db *DB) PutSnapshot(ctx context.Context, s fleet.Snapshot) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// A transaction that has begun is finished: interrupting it would cost the
+	// connection, and commits are short.
+	ctx = context.WithoutCancel(ctx)
+	set := rowsOf(&s)
+
+	db.put.Lock()
+	defer db.put.Unlock()
+	set.rows = db.workerRows(set)
+
+	db.mu.RLock()
+	if db.open == nil || set.taken >= db.open.end {
+		db.chain = nil // a slot's first row stands alone, so that what is gone is not carried on
+	}
+	var fresh []int // rows whose entity is not in memory
+	for i := range set.rows {
+		r := &set.rows[i]
+		r.e = db.entities[r.ref]
+		switch {
+		case r.e == nil:
+			fresh = append(fresh, i)
+		case r.at <= r.e.at:
+			r.e = nil
+		}
+	}
+	db.mu.RUnlock()
+
+	added := map[entityRef]*entity{}
+	err := inTx(ctx, db.metrics.w, func(tx *sql.Tx) error {
+		for _, i := range fresh {
+			r := &set.rows[i]
+			if added[r.ref] != nil {
+				continue // a name that stands twice counts once
+			}
+			e, err := getEntity(ctx, tx, r.ref, r.at)
+			if err != nil {
+				return err
+			}
+			added[r.ref], r.e = e, e
+		}
+		return db.insertTick(ctx, tx, set)
+	})
+	if err != nil {
+		db.chain = nil // the row that would have been is not there to build on
+		return fmt.Errorf("record snapshot: %w", err)
+	}
+
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for _, e := range added {
+		db.remember(e)
+	}
+	h := db.headFor(set.taken)
+	h.lastTick = set.tick
+	for i := range set.rows {
+		if r := &set.rows[i]; r.e != nil {
+			h.add(r.e, r.at, r.v)
+			db.look(r.e, r.at, r.v)
+		}
+	}
+	db.rates.Store(db.ratesOf(&s, set))
+	db.latest.Store(&s)
+	return nil
+}
+
+// insertTick writes the journal row of the rows that have an entity.
+func (db *DB) insertTick(ctx context.Context, tx *sql.Tx, set *rowSet) error {
+	// A look is measured at its own time; one from before its slot would be
+	// found by nobody.
+	seen := make(map[int64]bool, len(set.rows))
+	var rows []row
+	for i := range set.rows {
+		r := &set.rows[i]
+		if r.e == nil {
+			continue
+		}
+		if seen[r.e.id] || set.taken-r.at > unit {
+			r.e = nil
+			continue
+		}
+		seen[r.e.id] = true
+		rows = append(rows, *r)
+	}
+	data := db.encodeTick(rows, set.taken, db.chain)
+	res, err := tx.ExecContext(ctx, "INSERT INTO tick(ts, d) VALUES (?, ?)", set.taken, data)
+	if err != nil {
+		return err
+	}
+	if set.tick, err = res.LastInsertId(); err != nil {
+		return err
+	}
+	if db.chain == nil {
+		db.chain = newChain()
+	}
+	for _, r := range rows {
+		db.chain.last[r.e.id] = r.v
+	}
+	return nil
+}
+
+// PutEvents records what happened.
+func (db *DB) PutEvents(ctx context.Context, events []fleet.Event) error {
+	if err := ctx.Err(); err != nil || len(events) == 0 {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
+	err := inTx(ctx, db.metrics.w, func(tx *sql.Tx) error {
+		for _, e := range events {
+			if _, err := tx.ExecContext(ctx, "INSERT INTO event(ts, kind, sev, entity, text) VALUES (?, ?, ?, ?, ?)",
+				ms(e.At), e.Kind, e.Severity, e.Entity, e.Text); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("record %d events: %w", len(events), err)
+	}
+	return nil
+}
+
+// Events are newest first.
+func (db *DB) Events(ctx context.Context, r fleet.Range, limit int) ([]fleet.Event, error) {
+	if limit <= 0 || limit > 10_000 {
+		limit = 10_000
+	}
+	rows, err := db.metrics.r.QueryContext(ctx, eventsSQL, ms(r.From), ms(r.To), limit)
+	if err != nil {
+		return nil, fmt.Errorf("read events: %w", err)
+	}
+	defer rows.Close()
+	var events []fleet.Event
+	for rows.Next() {
+		var e fleet.Event
+		var at int64
+		if err := rows.Scan(&e.ID, &at, &e.Kind, &e.Severity, &e.Entity, &e.Text); err != nil {
+			return nil, fmt.Errorf("read events: %w", err)
+		}
+		e.At = fromMS(at)
+		events = append(events, e)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read events: %w", err)
+	}
+	return events, nil
+}
+
+const eventsSQL = `
+	SELECT id, ts, kind, sev, entity, text FROM event
+	WHERE ts >= ?1 AND ts < ?2 ORDER BY ts DESC, id DESC LIMIT ?3`

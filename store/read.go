@@ -1,0 +1,270 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strconv"
+
+	"ballast/fleet"
+)
+
+const (
+	entityBits = 32
+	entityMask = 1<<entityBits - 1
+)
+
+// level is a roll-up: cells of step, span of them in one row.
+type level struct {
+	table      string
+	step, span int64 // ms
+}
+
+const (
+	minute = int64(60_000)
+	hour   = 60 * minute
+)
+
+// levels from fine to coarse; each is built from the one before, the first
+// from raw.
+var levels = []level{
+	{"r1", minute, 2 * hour},
+	{"r2", 10 * minute, 6 * hour},
+	{"r3", hour, 7 * 24 * hour},
+}
+
+// manySQL reads the blobs of several keys, in the order of the keys, with one
+// statement for any number of them.
+func manySQL(table string) string {
+	return "SELECT k, d FROM json_each(?1) AS j CROSS JOIN " + table + " ON k = j.value"
+}
+
+// blobs calls f with each blob of the entity whose slot is first, first+1, …,
+// last, in rising order.
+func (db *DB) blobs(ctx context.Context, table string, id, first, last int64, f func(slot int64, data []byte) error) error {
+	if last < first {
+		return nil
+	}
+	keys := make([]byte, 0, 20*(last-first+1))
+	for slot := first; slot <= last; slot++ {
+		keys = append(keys, ',')
+		keys = strconv.AppendInt(keys, slot<<entityBits|id, 10)
+	}
+	keys[0] = '['
+	keys = append(keys, ']')
+	rows, err := db.metrics.r.QueryContext(ctx, manySQL(table), string(keys))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", table, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var k int64
+		var data sql.RawBytes
+		if err := rows.Scan(&k, &data); err != nil {
+			return fmt.Errorf("read %s: %w", table, err)
+		}
+		if err := f(k>>entityBits, data); err != nil {
+			return fmt.Errorf("read slot %d of entity %d in %s: %w", k>>entityBits, k&entityMask, table, err)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read %s: %w", table, err)
+	}
+	return nil
+}
+
+// chunks calls f with the looks at an entity between two times, in rising
+// order, from disk and memory. The chunks at both ends may hold looks beyond
+// them; there is at least one look before from if one is less than a slot away.
+func (db *DB) chunks(ctx context.Context, id int64, cols []column, from, to int64, f func(chunk) error) error {
+	db.mu.RLock()
+	var inMemory []chunk
+	known := map[int64]bool{} // slots held in memory: on disk they are not, or not yet all
+	for i := range len(db.closing) + 1 {
+		h := db.open
+		if i < len(db.closing) {
+			h = db.closing[i]
+		}
+		if h == nil || h.start > to+unit || h.end < from-maxUnits*unit {
+			continue
+		}
+		known[h.start/unit] = true
+		if b := h.blocks[id]; b != nil {
+			inMemory = append(inMemory, db.copyBlock(b, cols))
+		}
+	}
+	db.mu.RUnlock()
+	err := db.blobs(ctx, "raw", id, (from-maxUnits*unit)/unit, to/unit+1, func(slot int64, data []byte) error {
+		if known[slot] {
+			return nil
+		}
+		c, err := decodeBlock(data, db.layouts, cols, slot*unit)
+		if err != nil {
+			return err
+		}
+		return f(c)
+	})
+	if err != nil {
+		return err
+	}
+	for _, c := range inMemory {
+		if err := f(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (db *DB) copyBlock(b *block, cols []column) chunk {
+	c := chunk{at: append([]int64(nil), b.at...), cols: make([][]int64, len(cols)), interval: db.intervalMS()}
+	for i, want := range cols {
+		for j, have := range b.e.cols {
+			if have.name == want.name {
+				c.cols[i] = append([]int64(nil), b.cols[j]...)
+			}
+		}
+	}
+	return c
+}
+
+// folder turns one column's looks, or finer cells, into cells of step. It is
+// the only place where counters become rates over time, for the roll-ups and
+// for what is read.
+type folder struct {
+	counter  bool
+	from, to int64 // of the looks that count
+	step     int64
+	cells    []cell
+	gaps     []int64 // buckets before which nothing was measured for too long
+
+	at, v int64 // the look before; v may be absent
+	any   bool
+}
+
+func (f *folder) cellAt(at int64) *cell {
+	start := floor(at, f.step)
+	if n := len(f.cells); n == 0 || f.cells[n-1].at < start {
+		f.cells = append(f.cells, cell{at: start})
+	}
+	return &f.cells[len(f.cells)-1]
+}
+
+// looks folds a chunk of looks; v is nil when the column was not recorded.
+func (f *folder) looks(at, v []int64, interval int64) {
+	gap := gapAfter(interval)
+	for i, t := range at {
+		if t >= f.to {
+			return
+		}
+		now := int64(absent)
+		if v != nil {
+			now = v[i]
+		}
+		if f.any && t <= f.at {
+			continue // the clock stepped back
+		}
+		apart := t - f.at
+		if t >= f.from && now != absent {
+			if f.any && apart > gap {
+				f.gaps = append(f.gaps, floor(t, f.step))
+			}
+			switch {
+			case !f.counter:
+				f.cellAt(t).merge(cell{n: 1, min: now, max: now, sum: now})
+			case f.any && apart <= gap:
+				if inc, ok := increase(f.v, now); ok {
+					rate := int64(perSecond(inc, apart) * 1000)
+					f.cellAt(t).merge(cell{n: 1, min: rate, max: rate, sum: inc, covered: apart})
+				}
+			}
+		}
+		f.at, f.v, f.any = t, now, true
+	}
+}
+
+// fine folds cells of a finer level.
+func (f *folder) fine(cells []cell) {
+	for _, c := range cells {
+		if c.n > 0 && c.at >= f.from && c.at < f.to {
+			f.cellAt(c.at).merge(c)
+		}
+	}
+}
+
+// fold feeds one folder per column with what is known of an entity in [from,
+// to), from the given level (-1 is raw) as far as it is built, the rest from
+// the finer ones. from is a multiple of the level's step.
+func (db *DB) fold(ctx context.Context, id int64, cols []column, lvl int, from, to int64, built []int64, folders []*folder) error {
+	if from >= to {
+		return nil
+	}
+	if lvl < 0 {
+		for _, f := range folders {
+			f.from, f.to, f.any = from, to, false
+		}
+		return db.chunks(ctx, id, cols, from, to, func(c chunk) error {
+			for i, f := range folders {
+				f.looks(c.at, c.cols[i], c.interval)
+			}
+			return nil
+		})
+	}
+	l := levels[lvl]
+	end := min(to, built[lvl])
+	if from < end {
+		for _, f := range folders {
+			f.from, f.to = from, end
+		}
+		err := db.blobs(ctx, l.table, id, from/l.span, (end-1)/l.span, func(slot int64, data []byte) error {
+			got, err := decodeCells(data, db.layouts, cols, slot*l.span, l.step)
+			if err != nil {
+				return err
+			}
+			for i, f := range folders {
+				f.fine(got[i])
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return db.fold(ctx, id, cols, lvl-1, max(from, end), to, built, folders)
+}
+
+// builtUntil reads how far each roll-up is built.
+func (db *DB) builtUntil(ctx context.Context) ([]int64, error) {
+	built := make([]int64, len(levels))
+	for i, l := range levels {
+		var err error
+		if built[i], err = mark(ctx, db.metrics.r, l.table); err != nil {
+			return nil, err
+		}
+	}
+	return built, nil
+}
+
+// lives lists the epochs of an entity that began before to, oldest first.
+func (db *DB) lives(ctx context.Context, name fleet.Entity, to int64) ([]int64, error) {
+	rows, err := db.metrics.r.QueryContext(ctx, livesSQL, name.Kind, name.Key, to)
+	if err != nil {
+		return nil, fmt.Errorf("find %s %q: %w", name.Kind, name.Key, err)
+	}
+	defer rows.Close()
+	var ids []int64
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, fmt.Errorf("find %s %q: %w", name.Kind, name.Key, err)
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}
+
+// The newest lives only: a name that is re-created for ever has a bounded past.
+const livesSQL = `
+	SELECT id FROM (
+		SELECT id, first_ms FROM entity WHERE kind = ?1 AND name = ?2 AND first_ms < ?3
+		ORDER BY first_ms DESC LIMIT 200)
+	ORDER BY first_ms`
