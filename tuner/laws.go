@@ -39,11 +39,13 @@ func (v *view) ideal(law traffic.Law) []float64 {
 }
 
 // seedHealth is the health score of the classic formula: 70 % latency against
-// 500 ms, and 30 % CPU and memory, six to four. Memory is not measured here and
-// counts as free. It measures distress, not capacity: members under 100 ms
-// differ by 1.5 at most, so a small one must drown before it gets less.
+// 500 ms, and 30 % CPU and memory, six to four. Its latency is the whole time to
+// the acknowledgement, so the wait in the backlog is added; memory is not
+// measured here and counts as free. It measures distress, not capacity: members
+// under 100 ms differ by 1.5 at most, so a small one must drown before it gets
+// less.
 func seedHealth(m *member) float64 {
-	latency := max(0, 1-m.seen.latencyMean().Seconds()/0.5)
+	latency := max(0, 1-(m.seen.latencyMean().Seconds()+m.wait)/0.5)
 	cpu := 1 - min(1, m.t.cpu)
 	return math.Floor(100 * (0.7*latency + 0.3*(0.6*cpu+0.4)))
 }

@@ -2,11 +2,9 @@ package tuner
 
 import (
 	"container/heap"
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
-	"testing"
 	"time"
 
 	"ballast/internal/sketch"
@@ -35,7 +33,6 @@ type worker struct {
 	silent  bool    // sends no reports
 	lie     float64 // factor on the processing time it reports; 0 is honest
 	stopped func(at float64) bool
-	pause   float64 // busy until: all of its workers stand still
 
 	queue []float64 // arrival times
 	busy  int
@@ -129,7 +126,7 @@ func (w *world) simulate(seconds float64) *run {
 	start := func(t *worker, at float64) {
 		for t.busy < t.workers && len(t.queue) > 0 && (t.stopped == nil || !t.stopped(at)) {
 			took := t.service * t.factor(at) * math.Exp(w.rnd.NormFloat64()*sigma-sigma*sigma/2)
-			heap.Push(&todo, done{max(at, t.pause) + took, t.queue[0], took, t})
+			heap.Push(&todo, done{at + took, t.queue[0], took, t})
 			t.queue = t.queue[1:]
 			t.busy++
 		}
@@ -258,7 +255,32 @@ func (r *run) late(from, to float64) float64 {
 	return float64(late) / float64(max(n, 1))
 }
 
-// changes lists the moments at which a change was applied in [from, to).
+// mean of the messages that finished in [from, to), in seconds.
+func (r *run) mean(from, to float64) float64 {
+	n, sum := 0, 0.0
+	for _, f := range r.finished {
+		if f.at >= from && f.at < to {
+			n++
+			sum += f.latency
+		}
+	}
+	return sum / float64(max(n, 1))
+}
+
+// proposals are those made in [from, to), with the time of the first.
+func (r *run) proposals(from, to float64) (list []*traffic.Proposal, first float64) {
+	for _, d := range r.decisions {
+		if at := d.At.Sub(epoch).Seconds(); d.Proposal != nil && at >= from && at < to {
+			if list == nil {
+				first = at
+			}
+			list = append(list, d.Proposal)
+		}
+	}
+	return list, first
+}
+
+// changes counts what was applied in [from, to).
 func (r *run) changes(from, to float64) int {
 	n := 0
 	for _, a := range r.applied {
@@ -276,43 +298,5 @@ func demoTargets() []*worker {
 		{name: "worker-east-1", weight: 60, workers: 12, service: 0.02},
 		{name: "worker-west-1", weight: 30, workers: 6, service: 0.02},
 		{name: "worker-backup-1", weight: 10, workers: 2, service: 0.02},
-	}
-}
-
-func (r *run) trace(t *testing.T) {
-	t.Helper()
-	last := ""
-	for _, d := range r.decisions {
-		text := d.Why
-		if d.Proposal != nil {
-			text = fmt.Sprint(d.Proposal.Kind, d.Proposal.Moves, d.Proposal.Confidence)
-		}
-		if text != last {
-			t.Logf("%s %v", d.At.Sub(epoch), text)
-		}
-		last = text
-	}
-	for _, a := range r.applied {
-		t.Log("APPLIED", a.at, a.p.Moves, a.p.Why)
-	}
-}
-
-func TestScratch(t *testing.T) {
-	for seed := range uint64(40) {
-		targets := demoTargets()
-		targets[0].factor = phases(0, 1, 300, 8, 420, 1)
-		w := newWorld(seed, traffic.LawCapacity, constant(300), targets...)
-		w.apply = 20
-		r := w.simulate(600)
-		if seed == 99 {
-			r.trace(t)
-		}
-		for _, d := range r.decisions {
-			if d.Proposal != nil && d.At.Before(moment(300)) {
-				t.Log("SPURIOUS", seed, d.At.Sub(epoch), d.Proposal.Moves)
-			}
-		}
-		t.Log(len(r.applied), r.weightsAt(599))
-		t.Log(r.p99(0, 300), r.p99(300, 420), r.p99(380, 420), r.p99(550, 600))
 	}
 }
