@@ -247,7 +247,7 @@ func (c *Control) warnings(ctx context.Context, d draft) []string {
 // back (phase baking), or with the reason why it is not. With an error of kind
 // fleet.Unknown the change comes too: it is found out later what became of it.
 func (c *Control) Apply(ctx context.Context, e traffic.Edit) (traffic.Change, error) {
-	if err := c.Ready(); err != nil {
+	if err := c.open(); err != nil {
 		return traffic.Change{}, err
 	}
 	if err := checkEdit(e); err != nil { // before a hostile name claims anything
@@ -486,7 +486,7 @@ func (c *Control) remember(ch traffic.Change) {
 
 // Rollback restores what was in force before the change, by a new change.
 func (c *Control) Rollback(ctx context.Context, change, actor, reason string) (traffic.Change, error) {
-	if err := c.Ready(); err != nil {
+	if err := c.open(); err != nil {
 		return traffic.Change{}, err
 	}
 	ch, err := c.Change(change)
@@ -524,7 +524,7 @@ func (c *Control) rollback(ctx context.Context, change, actor, reason string) (t
 
 // Delete takes a split away. Publishers keep their last good one.
 func (c *Control) Delete(ctx context.Context, split string, base uint64, actor, reason string) error {
-	if err := c.Ready(); err != nil {
+	if err := c.open(); err != nil {
 		return err
 	}
 	fields := map[string]string{}

@@ -10,8 +10,9 @@ import (
 	"ballast/traffic"
 )
 
-// book is what is remembered of changes and proposals: exactly what replaying
-// the journal gives. Values are replaced, never changed in place, so readers
+// book is what is remembered of changes and proposals: what replaying the
+// journal gives, but for the effect so far of a change that still bakes and for
+// renewals of a suggestion, which are not recorded. Values are replaced, never changed in place, so readers
 // may share them.
 type book struct {
 	changes   map[string]traffic.Change

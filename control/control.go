@@ -132,11 +132,8 @@ func New(cfg Config) *Control {
 		bad:           map[string]int{},
 	}
 	if cfg.Conn != nil {
-		js, err := jetstream.New(cfg.Conn)
-		if err != nil {
-			c.trouble = unavailable("JetStream cannot be used.", "Check the connection's settings.", err)
-		}
-		c.js = js
+		// It refuses only options that are given wrongly, and none is given.
+		c.js, _ = jetstream.New(cfg.Conn)
 	}
 	return c
 }
@@ -208,21 +205,44 @@ func (c *Control) now() time.Time { return c.cfg.Now().UTC().Round(0) }
 
 // Ready says in words for the operator why nothing can be applied now, or nil.
 func (c *Control) Ready() error {
+	if err := c.open(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.trouble
+}
+
+// open says what refuses a change before NATS is even asked. The follower's
+// trouble is not part of it: that may be over already, and the leader read of
+// the change itself knows better.
+func (c *Control) open() error {
 	if c.cfg.ReadOnly {
 		return &fleet.Error{Kind: fleet.Forbidden, Msg: "This console only watches.", Hint: "Start it without --read-only to change weights."}
 	}
 	if c.cfg.Conn == nil {
-		return unavailable("No NATS connection is configured.", "Give --nats and the credentials of a user that may steer.", nil)
+		return noConn()
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.booted && c.trouble == nil {
+	booted, trouble := c.booted, c.trouble
+	c.mu.Unlock()
+	switch {
+	case !booted && trouble != nil:
+		return trouble
+	case !booted:
 		return unavailable("The journal is still being read.", "Try again in a moment.", nil)
+	case !c.cfg.Conn.IsConnected():
+		return c.offline()
 	}
-	if c.booted && !c.cfg.Conn.IsConnected() {
-		return unavailable("NATS is not connected.", "Weights in force stay as they are; check the servers and the network.", c.cfg.Conn.LastError())
-	}
-	return c.trouble
+	return nil
+}
+
+func noConn() *fleet.Error {
+	return unavailable("No NATS connection is configured.", "Give --nats and the credentials of a user that may steer.", nil)
+}
+
+func (c *Control) offline() *fleet.Error {
+	return unavailable("NATS is not connected.", "Weights in force stay as they are; check the servers and the network.", c.cfg.Conn.LastError())
 }
 
 // Splits lists the splits as the KV last told them, by name.

@@ -57,11 +57,11 @@ var errUnreadable = errors.New("the document in the KV bucket is not valid")
 // so nothing else decides.
 func (c *Control) read(ctx context.Context, split string) (record, error) {
 	if c.cfg.Conn == nil {
-		return record{}, unavailable("No NATS connection is configured.", "Give --nats and the credentials of a user that may steer.", nil)
+		return record{}, noConn()
 	}
 	if !c.cfg.Conn.IsConnected() {
 		// A request would only sit in the reconnect buffer until it times out.
-		return record{}, unavailable("NATS is not connected.", "Weights in force stay as they are; check the servers and the network.", c.cfg.Conn.LastError())
+		return record{}, c.offline()
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.readTimeout)
 	defer cancel()
@@ -263,7 +263,7 @@ func (c *Control) setTrouble(ctx context.Context, err error) {
 // born returns when the bucket's stream was created; nothing when there is none.
 func (c *Control) born(ctx context.Context) (kv jetstream.KeyValue, at time.Time, err error) {
 	if !c.cfg.Conn.IsConnected() {
-		return nil, time.Time{}, unavailable("NATS is not connected.", "Weights in force stay as they are; check the servers and the network.", c.cfg.Conn.LastError())
+		return nil, time.Time{}, c.offline()
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.readTimeout)
 	defer cancel()
@@ -408,7 +408,7 @@ func (c *Control) History(ctx context.Context, name string) ([]traffic.Revision,
 		return nil, &fleet.Error{Kind: fleet.NotFound, Msg: fmt.Sprintf("There is no split %q.", name), Hint: "Look at the list of splits."}
 	}
 	if c.js == nil {
-		return nil, unavailable("No NATS connection is configured.", "Give --nats and the credentials of a user that may steer.", nil)
+		return nil, noConn()
 	}
 	p, err := c.past(ctx, name)
 	if err != nil {

@@ -78,7 +78,8 @@ func (c *Control) nextWindow(rev traffic.Revision) (fleet.Range, bool) {
 	if oldest := r.To.Add(-10 * time.Minute); r.From.Before(oldest) {
 		r.From = oldest
 	}
-	return r, r.Span() >= max(c.interval, time.Millisecond)
+	// Half an interval: ticks jitter, and a window skipped is one look later.
+	return r, r.Span() >= max(c.interval/2, time.Millisecond)
 }
 
 // drop forgets what the tuner said of a split that wants to hear nothing now.
@@ -240,7 +241,7 @@ func (c *Control) actable(id string) (traffic.Proposal, error) {
 
 // Approve applies a suggestion, with exactly the weights that it shows.
 func (c *Control) Approve(ctx context.Context, proposal, actor, reason string) (traffic.Change, error) {
-	if err := c.Ready(); err != nil {
+	if err := c.open(); err != nil {
 		return traffic.Change{}, err
 	}
 	p, err := c.actable(proposal)
