@@ -3,7 +3,6 @@ package deps
 import (
 	_ "github.com/a-h/templ"
 	_ "github.com/alecthomas/kong"
-	_ "github.com/alecthomas/kong-yaml"
 	_ "github.com/chromedp/chromedp"
 	_ "github.com/dustin/go-humanize"
 	_ "github.com/klauspost/compress/s2"
@@ -20,5 +19,5 @@ import (
 	_ "google.golang.org/protobuf/proto"
 	_ "modernc.org/sqlite"
 	_ "github.com/shirou/gopsutil/v4/process"
-	_ "github.com/cenkalti/backoff/v5"
+	_ "github.com/goccy/go-yaml"
 )
