@@ -623,18 +623,29 @@ func (v *view) unexplained(m *member) bool {
 }
 
 // confidence is low when anything rests on latency alone, is stale, doubted or
-// contradicted; high when every target has reports and many samples.
-func (v *view) confidence() traffic.Confidence {
-	confidence := traffic.High
+// contradicted, and then why; high when every target has reports and many
+// samples.
+func (v *view) confidence() (c traffic.Confidence, because string) {
+	c = traffic.High
+	var without []string
 	for _, m := range v.tier {
 		switch {
-		case m.held != "" || m.t.quality != traffic.QualityReports && !m.dead || m.t.trust < sure && !m.dead || m.t.over || v.unexplained(m):
-			return traffic.Low
+		case m.held != "":
+			return traffic.Low, m.name + " " + m.held
+		case m.dead:
+			c = traffic.Medium
+		case m.t.trust > 0 && m.t.trust < sure, m.t.over, v.unexplained(m):
+			return traffic.Low, m.name + " contradicts its reports"
+		case m.t.quality != traffic.QualityReports:
+			without = append(without, m.name)
 		case m.seen.latency.Count() < v.cfg.SureSamples:
-			confidence = traffic.Medium
+			c = traffic.Medium
 		}
 	}
-	return confidence
+	if without != nil {
+		return traffic.Low, "there are no worker reports of " + list(without)
+	}
+	return c, ""
 }
 
 // flows are the members that work, with the given shares, for a prediction. The
@@ -720,8 +731,10 @@ func (v *view) propose(rev traffic.Revision, law traffic.Law, kind string, moves
 		At: v.now, Expires: v.now.Add(v.cfg.Expiry), Law: law, Kind: kind, Moves: moves,
 		Title: title(rev.Split.Name, moves), Estimates: v.estimates(),
 		Predicted: v.predict(next), Alternatives: v.alternatives(law),
-		Confidence: v.confidence(), Status: traffic.Open,
+		Status: traffic.Open,
 	}
+	var doubt string
+	p.Confidence, doubt = v.confidence()
 	for _, m := range v.tier {
 		p.Window = max(p.Window, m.seen.to.Sub(m.seen.from))
 		if m.held != "" {
@@ -731,7 +744,7 @@ func (v *view) propose(rev traffic.Revision, law traffic.Law, kind string, moves
 		}
 	}
 	p.Guards = guards
-	p.Why = v.why(p, next)
+	p.Why = v.why(p, next, doubt)
 	return p
 }
 

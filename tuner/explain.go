@@ -29,7 +29,7 @@ func title(split string, moves []traffic.Move) string {
 
 // why tells an operator in one paragraph what was measured, what follows and
 // what the move should bring.
-func (v *view) why(p *traffic.Proposal, next []int) string {
+func (v *view) why(p *traffic.Proposal, next []int, doubt string) string {
 	var text []string
 	say := func(format string, args ...any) { text = append(text, fmt.Sprintf(format, args...)) }
 
@@ -69,6 +69,9 @@ func (v *view) why(p *traffic.Proposal, next []int) string {
 	}
 	switch {
 	case len(after) == 0:
+	case p.Predicted.RhoAfter > 0.8 && v.bounded():
+		say("After the move the utilizations are %s at most (highest now %s): what targets without worker reports can do beyond what they did is not known.",
+			list(after), percent(p.Predicted.RhoBefore))
 	case p.Predicted.RhoAfter > v.cfg.Hot:
 		say("After the move the utilizations are %s (highest now %s): still too much, but less; the targets need more workers.",
 			list(after), percent(p.Predicted.RhoBefore))
@@ -103,11 +106,19 @@ func (v *view) why(p *traffic.Proposal, next []int) string {
 	case limited(p.Moves, "damping"):
 		say("The step is smaller than usual, because the last change went the other way.")
 	}
-	if p.Confidence == traffic.Low {
-		say("Confidence is low: check the notes before applying it.")
+	if doubt != "" {
+		say("Confidence is low, because %s.", doubt)
 	}
 	return strings.Join(text, " ")
 }
+
+// lowerBound says that the member may well do more than is estimated: an idle
+// one without reports was never seen at its limit.
+func (v *view) lowerBound(m *member) bool {
+	return m.t.quality == traffic.QualityLatency && m.use <= v.cfg.Hot && m.excess == 0
+}
+
+func (v *view) bounded() bool { return slices.ContainsFunc(v.free, v.lowerBound) }
 
 func limited(moves []traffic.Move, by string) bool {
 	return slices.ContainsFunc(moves, func(m traffic.Move) bool { return m.LimitedBy == by })
@@ -132,7 +143,11 @@ func (v *view) describe(m *member) string {
 	default:
 		fmt.Fprintf(&b, "%s made %s in %s", m.name, plural(int(m.seen.acked), "acknowledgement"), short(m.seen.to.Sub(m.seen.from)))
 	}
-	fmt.Fprintf(&b, " and can do %s msg/s", number(m.k))
+	if v.lowerBound(m) {
+		fmt.Fprintf(&b, " and can do at least %s msg/s", number(m.k))
+	} else {
+		fmt.Fprintf(&b, " and can do %s msg/s", number(m.k))
+	}
 	switch {
 	case m.t.quality == traffic.QualityLatency:
 		b.WriteString(" judging by its latency and backlog")

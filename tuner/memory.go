@@ -82,9 +82,9 @@ const (
 	smoothing = 0.3
 	// pace is the window length that constants per window were chosen for.
 	pace = 2 * time.Second
-	// trustRegain is the factor by which a distrusted target regains trust per
-	// window while it is not busy: it is tried again after minutes, not seconds.
-	trustRegain = 1.001
+	// trustRegain is the part of the lost trust that a target regains per report
+	// that its ACK latency bears out: it is tried again after minutes.
+	trustRegain = 0.02
 	// cpuCeiling is the share of its cores above which a worker has no capacity
 	// left whatever its processing time says.
 	cpuCeiling = 0.85
@@ -121,20 +121,16 @@ func (t target) learn(cfg Config, now time.Time, o traffic.Observation) target {
 	t.since.add(o, t.busy(o))
 	reported := o.Workers > 0 && o.Workers <= absurdWorkers && o.Processing > 0 && o.Processing <= absurdProcessing
 	at := o.ReportedAt
-	if at.IsZero() || at.After(o.To) {
+	if at.IsZero() {
 		at = o.To
 	}
-	switch {
-	case reported && at.After(t.reportedAt):
+	if reported && at.After(t.reportedAt) && !at.After(now.Add(max(o.Interval, pace))) {
 		t.reportedAt = at
 		t.workers, t.service, t.cpu = o.Workers, o.Processing, share(o.CPU, o.Cores)
 		t = t.learnReport(cfg, o)
-		t.since = tally{}
-	case t.reports(cfg, o.To):
-		// The last report still stands and says nothing new.
-	default:
+	}
+	if t.over || !t.reports(cfg, o.To) {
 		t = t.learnLatency(cfg, o)
-		t.since = tally{}
 	}
 	t.slots = t.parallel(o)
 	if t.jumped {
@@ -222,13 +218,43 @@ func (t target) learnReport(cfg Config, o traffic.Observation) target {
 	if o.MaxAckPending > 0 {
 		c = min(c, float64(o.MaxAckPending))
 	}
-	k := c / t.service.Seconds()
-	n := t.since.acked
-	did := float64(n) / t.since.length.Seconds()
+	claimed := c / t.service.Seconds()
+	n := max(t.since.acked, o.Acked)
 	if t.trust == 0 {
 		t.trust = 1
 	}
-	switch ratio := did / k; {
+	// Whoever claims to be slower than the servers saw it be, beyond chance, is
+	// believed as little as one who claims to be faster: reports alone take no
+	// traffic away.
+	did := float64(t.since.acked) / t.since.length.Seconds()
+	t.over = t.since.acked >= cfg.MinSamples && did > 1.25*claimed &&
+		did*(1-3/math.Sqrt(float64(t.since.acked))) > claimed
+	// Of several processes each report moves the claim a little; only a stretch
+	// as long as their interval can be compared with it.
+	if t.since.length >= cfg.ReportAge/4 {
+		t = t.audit(cfg, claimed)
+		t.since = tally{}
+	}
+	if t.over {
+		return t
+	}
+	k := claimed * t.trust
+	if t.cpu > cpuCeiling {
+		k = min(k, rateOf(o)/t.cpu)
+	}
+	if t.quality != traffic.QualityReports {
+		t.quality, t.known, t.seen = traffic.QualityReports, false, 0
+	}
+	return t.follow(cfg, k, n, c)
+}
+
+// audit compares the capacity claimed by reports with what was acknowledged in
+// the same time, and moves the trust.
+func (t target) audit(cfg Config, claimed float64) target {
+	n := t.since.acked
+	did := float64(n) / t.since.length.Seconds()
+	latency := t.current.latencyMean()
+	switch ratio := did / claimed; {
 	case t.since.queued && n >= 10 && ratio < 0.8*t.trust:
 		// A report that straddles a sudden change may be wrong once.
 		if t.impossible++; t.impossible >= 2 {
@@ -237,34 +263,24 @@ func (t target) learnReport(cfg Config, o traffic.Observation) target {
 	case t.since.queued && n >= 10:
 		t.impossible = 0
 		t.trust += 0.7 * (min(1, ratio) - t.trust)
+	case t.current.acked >= cfg.MinSamples && latency > 0 && latency <= t.service+t.service/2+5*time.Millisecond:
+		// The servers measured about what the reports say, without a queue.
+		t.impossible = 0
+		t.trust += trustRegain * (1 - t.trust)
 	default:
 		t.impossible = 0
-		t.trust = min(1, t.trust*trustRegain)
 	}
-	k *= t.trust
-	if t.cpu > cpuCeiling {
-		k = min(k, did/t.cpu)
-	}
-	// Whoever claims to be slower than the servers saw it be is believed as
-	// little: reports alone never take traffic away.
-	if did > 1.25*k && n >= cfg.MinSamples {
-		t.over = t.trust > sure
-		k = did
-	} else {
-		t.over = false
-	}
-	if t.quality != traffic.QualityReports {
-		t.quality, t.known, t.seen = traffic.QualityReports, false, 0
-	}
-	return t.follow(cfg, k, n, c)
+	return t
 }
 
 // learnLatency estimates capacity from acknowledgements, their latency and the
 // backlog alone. It sees no spare capacity, so it never more than doubles.
 func (t target) learnLatency(cfg Config, o traffic.Observation) target {
-	t.workers, t.service, t.trust, t.impossible, t.over = 0, 0, 0, 0, false
 	if o.Acked == 0 || o.Mean <= 0 {
 		return t
+	}
+	if !t.over {
+		t.workers, t.service, t.trust, t.impossible, t.since = 0, 0, 0, 0, tally{}
 	}
 	low := o.Mean / 4 // the tenth percentile of a log-normal time as variable as its mean
 	if o.Latency.Count() > 0 {
