@@ -5,6 +5,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,18 +27,20 @@ import (
 	"ballast/traffic"
 )
 
-// Headers of a request that the message keeps. Any other stays here: a client
-// must not be able to set NATS's own headers, such as Nats-Rollup.
+// Headers of a request that have a meaning. Any other stays here: a client must
+// not be able to set NATS's own headers, such as Nats-Rollup.
 const (
 	// IdempotencyKey becomes the message id: a client that got no answer repeats
 	// the request with the same key, and the stream keeps one copy.
 	IdempotencyKey = "Idempotency-Key"
+	// Key is what a split that picks by key picks by, e.g. a customer's number.
+	Key = lb.KeyHeader
 )
 
 const (
 	defaultMaxBody = 256 << 10
 	defaultTimeout = 5 * time.Second
-	maxKey         = 128 // bytes of an Idempotency-Key
+	maxKey         = 128 // bytes of an IdempotencyKey or a Key
 	retryAfter     = 2   // seconds
 )
 
@@ -141,13 +144,15 @@ func (g *Gateway) publish(c echo.Context) error {
 // message reads the request. It always has a message id, so that a retry by the
 // client library cannot store it twice.
 func (g *Gateway) message(w http.ResponseWriter, r *http.Request) (*nats.Msg, error) {
-	id := r.Header.Get(IdempotencyKey)
-	switch {
-	case id == "":
-		id = nuid.Next()
-	case len(id) > maxKey || strings.ContainsFunc(id, func(c rune) bool { return c <= ' ' || c > '~' }):
-		return nil, echo.NewHTTPError(http.StatusBadRequest,
-			fmt.Sprintf("%s must have at most %d printable ASCII characters and no space.", IdempotencyKey, maxKey))
+	for _, h := range []string{IdempotencyKey, Key} {
+		if !validKey(r.Header.Get(h)) {
+			return nil, echo.NewHTTPError(http.StatusBadRequest,
+				fmt.Sprintf("%s must have at most %d printable ASCII characters and no space.", h, maxKey))
+		}
+	}
+	header := nats.Header{jetstream.MsgIDHeader: {cmp.Or(r.Header.Get(IdempotencyKey), nuid.Next())}}
+	if key := r.Header.Get(Key); key != "" {
+		header.Set(lb.KeyHeader, key)
 	}
 	limit := g.cfg.MaxBody
 	if server := g.cfg.Conn.MaxPayload(); server > 0 {
@@ -161,7 +166,12 @@ func (g *Gateway) message(w http.ResponseWriter, r *http.Request) (*nats.Msg, er
 	case err != nil:
 		return nil, echo.NewHTTPError(http.StatusBadRequest, "The request's body could not be read.").SetInternal(err)
 	}
-	return &nats.Msg{Header: nats.Header{jetstream.MsgIDHeader: {id}}, Data: body}, nil
+	return &nats.Msg{Header: header, Data: body}, nil
+}
+
+// validKey admits "", which stands for none.
+func validKey(s string) bool {
+	return len(s) <= maxKey && !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' })
 }
 
 // targetOf names the target of a subject; "" when the split was changed since

@@ -15,6 +15,7 @@ import (
 
 	"ballast/internal/natstest"
 	"ballast/internal/wait"
+	"ballast/lb"
 	"ballast/traffic"
 )
 
@@ -105,7 +106,7 @@ func TestPublish(t *testing.T) {
 	r.divide()
 	const key = "order-17"
 	code, _, body := r.do(http.MethodPost, "/v1/splits/orders", "one order", map[string]string{
-		IdempotencyKey: key, "Nats-Rollup": "all", "Nats-Expected-Stream": "OTHER"})
+		IdempotencyKey: key, Key: "customer-4", "Nats-Rollup": "all", "Nats-Expected-Stream": "OTHER"})
 	var got receipt
 	if err := json.Unmarshal([]byte(body), &got); err != nil || code != http.StatusAccepted {
 		t.Fatalf("%d %s: %v", code, body, err)
@@ -121,7 +122,7 @@ func TestPublish(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(msg.Data) != "one order" || msg.Header.Get(jetstream.MsgIDHeader) != key || msg.Header.Get("Nats-Rollup") != "" {
+	if string(msg.Data) != "one order" || msg.Header.Get(jetstream.MsgIDHeader) != key || msg.Header.Get(lb.KeyHeader) != "customer-4" || msg.Header.Get("Nats-Rollup") != "" {
 		t.Errorf("stored %q with %v", msg.Data, msg.Header)
 	}
 
@@ -147,6 +148,7 @@ func TestRefusals(t *testing.T) {
 		"too large":        {"POST", "/v1/splits/orders", strings.Repeat("x", 1001), nil, 413},
 		"long key":         {"POST", "/v1/splits/orders", "x", map[string]string{IdempotencyKey: strings.Repeat("k", maxKey+1)}, 400},
 		"key with a space": {"POST", "/v1/splits/orders", "x", map[string]string{IdempotencyKey: "a b"}, 400},
+		"hostile pick key": {"POST", "/v1/splits/orders", "x", map[string]string{Key: "a\tb"}, 400},
 		"another site":     {"POST", "/v1/splits/orders", "x", map[string]string{"Sec-Fetch-Site": "cross-site"}, 403},
 		"as large as may":  {"POST", "/v1/splits/orders", strings.Repeat("x", 1000), nil, 202},
 		"empty":            {"POST", "/v1/splits/orders", "", nil, 202},
