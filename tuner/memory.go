@@ -47,6 +47,7 @@ type target struct {
 	arrival float64       // msg/s in the newest window
 	window  time.Duration // its length
 	backlog [2]uint64     // at the begin and the end of the newest window
+	ackedAt time.Time     // end of the newest window with an acknowledgement
 	silent  time.Duration // for how long nothing was acknowledged although messages waited
 	faulty  string        // what contradicts itself in the newest window
 	over    bool          // does more than its reports allow
@@ -88,6 +89,8 @@ const (
 	// cpuCeiling is the share of its cores above which a worker has no capacity
 	// left whatever its processing time says.
 	cpuCeiling = 0.85
+	// forget is how long an estimate outlives the last acknowledgement.
+	forget = 3 * time.Minute
 	// sure is the trust below which a report is openly doubted.
 	sure = 0.95
 	// absurd bounds what a report may claim; a worker that says more is not
@@ -115,6 +118,11 @@ func (t target) learn(cfg Config, now time.Time, o traffic.Observation) target {
 		t.silent += length
 	} else {
 		t.silent = 0
+	}
+	if o.Acked > 0 {
+		t.ackedAt = o.To
+	} else if o.To.Sub(t.ackedAt) > forget {
+		t.known, t.seen, t.jumping = false, 0, 0
 	}
 	t = t.learnErrors(o)
 

@@ -176,7 +176,7 @@ func TestDemoStory(t *testing.T) {
 			targets := demoTargets()
 			targets[0].factor = phases(0, 1, 300, 8, 420, 1)
 			w := newWorld(seed+1, traffic.LawCapacity, constant(300), targets...)
-			w.apply = 20
+			w.apply, w.late = 20, seed%2 == 1
 			r := w.simulate(660)
 
 			if list, first := r.proposals(0, 300); len(list) > 0 {

@@ -19,6 +19,8 @@ type world struct {
 	rnd     *rand.Rand
 	rate    func(at float64) float64 // msg/s
 	targets []*worker
+	late    bool // what is seen is one look old, reports aside
+	seen    []traffic.Observation
 	apply   float64 // seconds from a proposal to the weights in force; 0: never
 	rev     traffic.Revision
 	tuner   *Tuner
@@ -222,6 +224,15 @@ func (w *world) look(at, length float64) []traffic.Observation {
 		obs = append(obs, o)
 		t.at = now
 		t.latency.Reset()
+	}
+	if w.late {
+		// As the store answers it: windows end at an older look, while what the
+		// workers said last is as new as it can be.
+		obs, w.seen = w.seen, obs
+		for i := range obs {
+			n := w.seen[i]
+			obs[i].Workers, obs[i].Processed, obs[i].Processing, obs[i].ReportedAt = n.Workers, n.Processed, n.Processing, n.ReportedAt
+		}
 	}
 	return obs
 }

@@ -278,6 +278,24 @@ func TestAStaleTargetKeepsItsWeight(t *testing.T) {
 	}
 }
 
+func TestAnIdleTargetIsForgotten(t *testing.T) {
+	t.Parallel()
+	tuner := New(Config{})
+	states := calm()
+	if d := watch(tuner, revision(states), 5, 300, states); d.Estimates[2].Capacity == 0 {
+		t.Fatal("nothing is known of it at first")
+	}
+	states[2].edit = func(o *traffic.Observation) {
+		o.Arrived, o.Acked, o.Samples, o.Latency, o.Mean, o.Processed, o.Processing = 0, 0, 0, nil, 0, 0, 0
+	}
+	for i := 5; i < 110; i++ {
+		d := tuner.Decide(moment(2*float64(i)+2), revision(states), window(i, 300, states))
+		if known := d.Estimates[2].Capacity > 0; known != (i < 95) {
+			t.Fatalf("in window %d its capacity is %.0f", i, d.Estimates[2].Capacity)
+		}
+	}
+}
+
 func TestOverlappingWindowsTeachNothing(t *testing.T) {
 	t.Parallel()
 	tuner := New(Config{})
