@@ -186,6 +186,9 @@ func (c *Control) measure(ctx context.Context, ch traffic.Change, now time.Time)
 	c.mu.Unlock()
 	// The interval in which it was written has samples of both sides.
 	after := fleet.Range{From: ch.Written.Add(interval), To: now}
+	if now.After(ch.BakeEnds) { // a console that was away judges what it missed, no more
+		after.To = ch.BakeEnds
+	}
 	if after.Span() <= 0 {
 		after.From = ch.Written
 	}

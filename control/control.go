@@ -161,6 +161,9 @@ func (c *Control) Run(ctx context.Context) error {
 	c.reconcile(ctx)
 	c.mu.Lock()
 	c.booted, c.trouble = true, nil
+	if c.js != nil {
+		c.trouble = unavailable("The splits are still being read.", "Try again in a moment.", nil)
+	}
 	c.mu.Unlock()
 
 	g, ctx := errgroup.WithContext(ctx)

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -129,12 +131,6 @@ func observed(s traffic.Split, r fleet.Range, d time.Duration, n int) []traffic.
 			Latency: sk, Samples: uint64(n), Share: 1, Mean: sk.Mean()})
 	}
 	return obs
-}
-
-type advice func(now time.Time, rev traffic.Revision, obs []traffic.Observation) traffic.Decision
-
-func (f advice) Decide(now time.Time, rev traffic.Revision, obs []traffic.Observation) traffic.Decision {
-	return f(now, rev, obs)
 }
 
 func orders(name string, weights ...int) traffic.Split {
@@ -816,4 +812,56 @@ func (l *flakyReplay) Replay(ctx context.Context, yield func(traffic.Entry) erro
 		return err
 	}
 	return l.memLedger.Replay(ctx, yield)
+}
+
+func TestConsoleComesUpBeforeNATS(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := ln.Addr().(*net.TCPAddr).Port
+	ln.Close()
+	nc := natstest.Connect(t, fmt.Sprintf("nats://127.0.0.1:%d", port), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+	c := New(Config{Conn: nc, Ledger: &memLedger{}, Observer: script(nil), Bake: always, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run = %v, want nil", err)
+		}
+	})
+	wait.For(t, soon, "the journal to be read", func() bool { err := c.Ready(); return err != nil && strings.Contains(err.Error(), "not connected") })
+	wantKind(t, c.Ready(), fleet.Unavailable)
+	start := time.Now()
+	_, err = c.Plan(ctx, edit(0, orders("orders", 60, 40)))
+	wantKind(t, err, fleet.Unavailable)
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("a plan without NATS took %v to be refused", took)
+	}
+	natstest.Server(t, natstest.Tweak(func(o *server.Options) { o.Port = port }))
+	wait.For(t, soon, "ready once NATS is there", func() bool { return c.Ready() == nil })
+	mustApply(t, c, edit(0, orders("orders", 60, 40)))
+}
+
+func TestBookForgetsOnlyWhatIsFinished(t *testing.T) {
+	t.Parallel()
+	b := newBook()
+	b.keep(traffic.Change{ID: "bakes", Phase: traffic.Baking})
+	b.offer(traffic.Proposal{ID: "open", Split: "s", Status: traffic.Open})
+	for i := range kept + 100 {
+		b.keep(traffic.Change{ID: fmt.Sprint(i), Phase: traffic.Verified})
+		b.offer(traffic.Proposal{ID: fmt.Sprint(i), Split: "t", Status: traffic.Open})
+	}
+	if len(b.changes) != kept || len(b.order) != kept || len(b.proposals) != kept || len(b.offered) != kept {
+		t.Errorf("%d changes, %d proposals are remembered, want %d", len(b.changes), len(b.proposals), kept)
+	}
+	if _, ok := b.changes["bakes"]; !ok {
+		t.Error("the change that bakes was forgotten")
+	}
+	if _, ok := b.open("s"); !ok {
+		t.Error("the open suggestion was forgotten")
+	}
 }

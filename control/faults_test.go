@@ -524,6 +524,44 @@ func TestCluster(t *testing.T) {
 			t.Errorf("status: %v, %v", st, err)
 		}
 	})
+	t.Run("quorum lost", func(t *testing.T) {
+		keep := cl.StreamLeader(stream)
+		now := leaderDoc(t, c, "orders")
+		for i := range 3 {
+			if i != keep {
+				cl.Kill(i)
+			}
+		}
+		next := edit(now.number(), orders("orders", 7, 93))
+		start := time.Now()
+		ch, err := c.Apply(ctx, next)
+		took := time.Since(start)
+		if err == nil {
+			t.Fatal("a change was applied without a quorum")
+		}
+		t.Logf("refused after %v: %v", took.Round(time.Millisecond), err)
+		if took > 5*time.Second {
+			t.Errorf("the operator waited %v for an answer, want at most 5 s", took)
+		}
+		for i := range 3 {
+			if i != keep {
+				cl.Restart(i)
+			}
+		}
+		cl.WaitReady()
+		wait.For(t, time.Minute, "what was under way to be resolved and the next change to be taken", func() bool {
+			now, err := c.read(ctx, "orders")
+			if err != nil {
+				return false
+			}
+			_, err = c.Apply(ctx, edit(now.number(), orders("orders", 8, 92)))
+			return err == nil
+		})
+		if now, _ := c.Change(ch.ID); ch.ID != "" && (now.Phase == traffic.Applying || now.Phase == traffic.UnknownOut) {
+			t.Errorf("the change is still %s", now.Phase)
+		}
+		checkDocuments(t, cl.App(t), ledger)
+	})
 	stop()
 	checkReplay(t, c, ledger)
 }

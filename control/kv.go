@@ -236,7 +236,11 @@ func (c *Control) follow(ctx context.Context) error {
 			return nil
 		}
 		c.setTrouble(ctx, err)
-		t := time.NewTimer(checkEvery)
+		wait := checkEvery
+		if !c.cfg.Conn.IsConnected() {
+			wait /= 10 // asking the connection costs nobody anything
+		}
+		t := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 		case <-c.wake:
@@ -323,7 +327,7 @@ func (c *Control) watch(ctx context.Context) error {
 	if err != nil {
 		return unreachable(fmt.Errorf("watch bucket %s: %w", traffic.Bucket, err))
 	}
-	defer w.Stop() //nolint:errcheck // the subscription ends with the connection anyway
+	defer w.Stop()
 	seen := map[string]bool{}
 	first := true
 	tick := time.NewTicker(checkEvery)
