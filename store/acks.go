@@ -536,4 +536,4 @@ func (db *DB) rollUpAckSlot(ctx context.Context, lvl int, start int64, built []i
 	})
 }
 
-const aliveAcksSQL = "SELECT id FROM entity WHERE last_ms >= ?1 AND first_ms < ?2 AND kind = ?3 ORDER BY id"
+const aliveAcksSQL = "SELECT id FROM entity WHERE last_ms >= ?1 AND first_ms < ?2 AND kind = ?3 ORDER BY +id"

@@ -40,8 +40,8 @@ type entity struct {
 
 // head is a raw slot in memory.
 type head struct {
-	start, end int64 // ms
-	lastTick   int64 // id of the last journal row in it
+	start, end int64            // ms
+	lastTick   int64            // id of the last journal row in it
 	blocks     map[int64]*block // by entity
 }
 

@@ -75,9 +75,13 @@ func (db *DB) Series(ctx context.Context, q fleet.SeriesQuery) (fleet.Series, er
 		out.Data = append(out.Data, fleet.Point{At: fromMS(at)})
 	}
 	last := floor(from, step) - step
-	for _, c := range cells {
+	for i, c := range cells {
 		_, marked := slices.BinarySearch(gaps, c.at)
-		if c.at-last > limit || marked && c.at-last > step {
+		apart := c.at - last
+		if i == 0 {
+			apart -= step // a counter's first look has no rate yet
+		}
+		if apart > limit || marked && apart > step {
 			gap(last + step)
 		}
 		out.Data = append(out.Data, col.point(c))
