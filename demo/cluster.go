@@ -89,25 +89,23 @@ func newCluster(dir string, n int, log *slog.Logger) (*cluster, error) {
 func freePorts(n int) ([]int, error) {
 	const low, high = 15000, 32000
 	var ports []int
-	var busy error
-	for range 100 * n {
-		if len(ports) == n {
-			return ports, nil
-		}
+	for tries := 0; len(ports) < n; tries++ {
 		r, err := rand.Int(rand.Reader, big.NewInt(high-low))
 		if err != nil {
 			return nil, fmt.Errorf("choose a port: %w", err)
 		}
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", low+r.Int64()))
 		if err != nil {
-			busy = err
+			if tries > 100*n {
+				return nil, fmt.Errorf("find %d free ports on 127.0.0.1: %w", n, err)
+			}
 			continue
 		}
 		// Kept open until all are found, so that no port is found twice.
 		defer l.Close()
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
-	return nil, fmt.Errorf("find %d free ports on 127.0.0.1: %w", n, busy)
+	return ports, nil
 }
 
 func (c *cluster) clientURLs() []string {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"runtime"
@@ -226,6 +227,51 @@ func TestDemo(t *testing.T) {
 	t.Setenv("TMPDIR", temp)
 	before := goroutines()
 	r := start(t, Config{Dir: dir, Rate: 800, Seed: 1})
+
+	t.Run("every server answers", func(t *testing.T) {
+		r.t = t
+		for i, base := range r.MonitorURLs() {
+			var varz struct {
+				Name string `json:"server_name"`
+				Host string `json:"host"`
+			}
+			res, err := http.Get(base + "/varz")
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = json.NewDecoder(res.Body).Decode(&varz)
+			res.Body.Close()
+			if want := r.State().Servers[i].Name; err != nil || varz.Name != want || varz.Host != "127.0.0.1" {
+				t.Errorf("%s/varz: %+v, %v; want %s on 127.0.0.1", base, varz, err, want)
+			}
+		}
+		user, password := r.SysUser()
+		sys, err := nats.Connect(r.URLs()[0], nats.UserInfo(user, password))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sys.Close()
+		inbox := sys.NewRespInbox()
+		replies, err := sys.SubscribeSync(inbox)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := sys.PublishRequest("$SYS.REQ.SERVER.PING", inbox, nil); err != nil {
+			t.Fatal(err)
+		}
+		for range r.URLs() {
+			if _, err := replies.NextMsg(10 * time.Second); err != nil {
+				t.Errorf("a server does not answer in the system account: %v", err)
+			}
+		}
+		for _, account := range []func() (string, string){r.AppUser, r.SysUser} {
+			user, _ := account()
+			if nc, err := nats.Connect(r.URLs()[0], nats.UserInfo(user, "guess")); err == nil {
+				nc.Close()
+				t.Errorf("user %s gets in with a wrong password", user)
+			}
+		}
+	})
 
 	t.Run("shares follow the weights", func(t *testing.T) {
 		r.t = t

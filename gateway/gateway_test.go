@@ -21,13 +21,13 @@ import (
 
 // rig is a running gateway before a real server.
 type rig struct {
-	t   *testing.T
+	t   testing.TB
 	url string
 	srv *server.Server
 	js  jetstream.JetStream
 }
 
-func start(t *testing.T) *rig {
+func start(t testing.TB) *rig {
 	t.Helper()
 	srv := natstest.Server(t)
 	nc := natstest.Connect(t, srv.ClientURL())
@@ -208,4 +208,25 @@ func TestNewRefuses(t *testing.T) {
 			t.Errorf("%s: New accepts it", name)
 		}
 	}
+}
+
+// A message through the gateway, HTTP connection kept, against the publish with
+// acknowledgement that it wraps.
+func BenchmarkPublish(b *testing.B) {
+	r := start(b)
+	r.divide()
+	b.Run("baseline=jetstream", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := r.js.Publish(b.Context(), "orders.east", []byte("one order")); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("gateway", func(b *testing.B) {
+		for b.Loop() {
+			if code, _, body := r.do(http.MethodPost, "/v1/splits/orders", "one order", nil); code != http.StatusAccepted {
+				b.Fatal(code, body)
+			}
+		}
+	})
 }

@@ -10,7 +10,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -80,6 +82,27 @@ func (r Report) Rate() float64 {
 	}
 	return float64(r.Acknowledged) / d
 }
+
+// String is the report for a terminal.
+func (r Report) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "run %s: %d messages due in %v, %d acknowledged (%.1f/s), %d failed, %d attempts repeated, %d duplicates refused by the stream\n",
+		r.Run, r.Due, r.Ended.Sub(r.Started).Round(time.Millisecond), r.Acknowledged, r.Rate(), r.Failed, r.Retried, r.Duplicates)
+	for _, l := range []struct {
+		name string
+		of   *sketch.Sketch
+	}{{"latency from when due ", r.Latency}, {"latency from when sent", r.Service}} {
+		fmt.Fprintf(&b, "%s  mean %-9v p50 %-9v p95 %-9v p99 %-9v max %v\n", l.name, short(l.of.Mean()),
+			short(l.of.Quantile(.50)), short(l.of.Quantile(.95)), short(l.of.Quantile(.99)), short(l.of.Max()))
+	}
+	for _, text := range slices.Sorted(maps.Keys(r.Errors)) {
+		fmt.Fprintf(&b, "%d attempts: %q\n", r.Errors[text], text) // quoted: it may come from a server
+	}
+	return b.String()
+}
+
+// short rounds to what a sketch knows.
+func short(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
 
 // maxErrors different texts are counted; the rest share one line.
 const maxErrors = 20

@@ -141,6 +141,24 @@ func TestErrorsTakeBoundedRoom(t *testing.T) {
 	})
 }
 
+func TestReportForATerminal(t *testing.T) {
+	t.Parallel()
+	start := time.Unix(0, 0)
+	r := Report{
+		Run: "r", Due: 4, Acknowledged: 3, Failed: 1, Retried: 2, Duplicates: 1, Started: start, Ended: start.Add(2 * time.Second),
+		Latency: new(sketch.Sketch), Service: new(sketch.Sketch), Errors: map[string]int{"a\x1b[31m": 2},
+	}
+	r.Latency.AddN(10*time.Millisecond, 3)
+	const want = `run r: 4 messages due in 2s, 3 acknowledged (1.5/s), 1 failed, 2 attempts repeated, 1 duplicates refused by the stream
+latency from when due   mean 10ms      p50 10ms      p95 10ms      p99 10ms      max 10ms
+latency from when sent  mean 0s        p50 0s        p95 0s        p99 0s        max 0s
+2 attempts: "a\x1b[31m"
+`
+	if got := r.String(); got != want {
+		t.Errorf("String:\n%s\nwant:\n%s", got, want)
+	}
+}
+
 func TestConfigIsChecked(t *testing.T) {
 	t.Parallel()
 	p := &faultyPublisher{}

@@ -20,6 +20,8 @@ type VerifierConfig struct {
 	// RevisionHeader is the header in which the publisher says by which revision
 	// it picked; needed for FirstBy.
 	RevisionHeader string
+	// Since is where Follow begins in the stream; zero is its first message.
+	Since time.Time
 }
 
 // Verifier counts the messages of one load test as they arrive: from a stream
@@ -58,11 +60,14 @@ func NewVerifier(cfg VerifierConfig) *Verifier {
 	return v
 }
 
-// Follow reads a stream from its first message until ctx ends, then returns
-// nil. The order and completeness are those of the stream, whatever consumers
+// Follow reads a stream from Since on until ctx ends, then returns nil. The order and completeness are those of the stream, whatever consumers
 // or servers do meanwhile; it leaves nothing behind in NATS.
 func (v *Verifier) Follow(ctx context.Context, js jetstream.JetStream, stream string) error {
-	c, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{})
+	var cfg jetstream.OrderedConsumerConfig
+	if !v.cfg.Since.IsZero() {
+		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &v.cfg.Since
+	}
+	c, err := js.OrderedConsumer(ctx, stream, cfg)
 	if err != nil {
 		return fmt.Errorf("follow stream %s: %w", stream, err)
 	}

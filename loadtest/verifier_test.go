@@ -191,7 +191,28 @@ func TestChangeUnderLoad(t *testing.T) {
 	if report.Acknowledged != 6000 || got.Delivered != 6000 || got.Duplicates != 0 || len(got.Missing) != 0 || got.Strays != 0 {
 		t.Errorf("%d acknowledged, verdict %+v, errors %v", report.Acknowledged, got, report.Errors)
 	}
-	t.Logf("latency p50 %v p99 %v, service p99 %v, %.0f msg/s", report.Latency.Quantile(.5), report.Latency.Quantile(.99), report.Service.Quantile(.99), report.Rate())
+	t.Log(report)
+}
+
+func TestFollowSince(t *testing.T) {
+	t.Parallel()
+	_, js := stream(t)
+	put := func(n int) {
+		t.Helper()
+		m := &nats.Msg{Subject: "orders.east", Header: nats.Header{jetstream.MsgIDHeader: {id("run", n)}}}
+		if _, err := js.PublishMsg(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(0)
+	put(1)
+	v := NewVerifier(VerifierConfig{Run: "run", Split: orders(50, 50), Since: time.Now()})
+	put(2)
+	follow(t, v, js)
+	wait.For(t, 10*time.Second, "the message after the beginning", func() bool { return v.Count() > 0 })
+	if got := v.Check(Report{acked: []bool{false, false, true}}); got.Delivered != 1 || len(got.Missing) != 0 {
+		t.Errorf("verdict %+v", got)
+	}
 }
 
 // The generator's own cost: a message through Run against the bare publish that
