@@ -171,8 +171,8 @@ func (c *Control) Run(ctx context.Context) error {
 		g.Go(func() error { return c.follow(ctx) })
 	}
 	g.Go(func() error { return c.every(ctx, c.care) })
-	if c.cfg.Advisor != nil {
-		g.Go(func() error { return c.every(ctx, c.tune) })
+	if a := c.cfg.Advisor; a != nil {
+		g.Go(func() error { return c.every(ctx, func(ctx context.Context) { c.tune(ctx, a) }) })
 	}
 	return g.Wait()
 }

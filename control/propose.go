@@ -27,7 +27,7 @@ const (
 
 // tune asks the advisor about every split that wants suggestions. Windows of one
 // split follow each other without overlap, so that no sample counts twice.
-func (c *Control) tune(ctx context.Context) {
+func (c *Control) tune(ctx context.Context, advisor Advisor) {
 	for _, rev := range c.Splits() {
 		if ctx.Err() != nil {
 			return
@@ -51,7 +51,7 @@ func (c *Control) tune(ctx context.Context) {
 		c.mu.Lock()
 		c.tuned[rev.Split.Name] = r.To
 		c.mu.Unlock()
-		d := c.cfg.Advisor.Decide(c.now(), rev, obs)
+		d := advisor.Decide(c.now(), rev, obs)
 		c.decide(ctx, rev, d)
 	}
 }

@@ -82,16 +82,15 @@ func newTuned(t *testing.T) *tunedConsole {
 		tc.mind.spans = append(tc.mind.spans, r)
 		return observed(s, r, time.Millisecond, 500), nil
 	})
-	// The pace is so slow that only the test's own calls count.
+	// Without an advisor of its own: only the test's calls count.
 	tc.Control, _ = console(t, Config{Conn: connect(t), Ledger: tc.ledger, Observer: obs, Now: clock.now, Every: time.Hour})
-	tc.cfg.Advisor, tc.cfg.Every = tc.mind, 2*time.Second
 	mustApply(t, tc.Control, edit(0, orders("orders", 60, 40)))
 	return tc
 }
 
 func (tc *tunedConsole) tick() {
 	tc.clock.turn(2 * time.Second)
-	tc.tune(context.Background())
+	tc.tune(context.Background(), tc.mind)
 }
 
 func (tc *tunedConsole) ticks(d time.Duration) {
