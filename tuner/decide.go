@@ -43,6 +43,9 @@ type member struct {
 	limited string
 }
 
+// settle is how long after a change the figures measured under it may take.
+const settle = 10 * time.Second
+
 // fullUse caps a utilization that is shown: beyond it the number says nothing.
 const fullUse = 10
 
@@ -202,15 +205,14 @@ func tuned(s traffic.Split) []traffic.Target {
 // look judges every target by what is known of it now.
 func look(cfg Config, mem memory, now time.Time, s traffic.Split) *view {
 	v := &view{cfg: cfg, now: now, split: s, rate: mem.rate}
+	v.settling = len(mem.moved) > 0 && now.Sub(mem.since) < settle
 	for _, t := range s.Targets {
 		known := mem.targets[t.Name]
 		m := &member{name: t.Name, weight: t.Weight, t: known, seen: known.evidence()}
 		if !known.until.IsZero() {
 			m.age = max(0, now.Sub(known.until))
-			interval := known.interval
-			if interval <= 0 {
-				interval = pace
-			}
+			// A collector may look more often than it is asked here.
+			interval := max(known.interval, pace)
 			m.fresh = m.age <= time.Duration(cfg.StaleIntervals)*interval && known.faulty == ""
 		}
 		m.dead = known.dead(cfg)
@@ -364,6 +366,8 @@ func (v *view) veto() (why string, vetoes []string) {
 	case len(dead) > 0 && healthy*2 < len(v.tier) && healthy+len(dead) > len(v.tier)/2:
 		return fmt.Sprintf("Under half of the targets work: %s acknowledge nothing. That needs a person, not weights.", list(dead)),
 			append([]string{"under half of the targets are healthy"}, held...)
+	case healthy*2 < len(v.tier) && v.settling:
+		return "The figures since the last change are still coming in.", append([]string{"settling"}, held...)
 	case healthy*2 < len(v.tier):
 		return fmt.Sprintf("There is not enough to judge by: %s.", strings.Join(held, "; ")), append([]string{"under half of the targets have fresh and sufficient figures"}, held...)
 	case fresh < 50:
