@@ -27,7 +27,6 @@ type account struct {
 
 	// Owned by the rounds.
 	busy bool
-	due  time.Time
 	last *assets
 	err  error
 }
@@ -96,10 +95,7 @@ func (a *account) list(ctx context.Context, cost *fleet.Cost) (*assets, error) {
 	ctx, cancel := context.WithTimeout(ctx, bulkTimeout)
 	defer cancel()
 	name := a.name(ctx)
-	out := &assets{
-		at:               a.now(),
-		elsewhereStreams: map[fleet.StreamKey]string{}, elsewhereConsumers: map[fleet.ConsumerKey]string{},
-	}
+	out := newAssets("", a.now())
 	err := a.pages(ctx, "$JS.API.STREAM.LIST", cost, func(p *page) int {
 		for i := range p.Streams {
 			s := &p.Streams[i]
@@ -172,5 +168,4 @@ func (a *account) took(got *assets, err error) {
 		return
 	}
 	a.last = got
-	a.due = got.at.Add(bulkDuty * got.took)
 }

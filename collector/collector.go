@@ -88,6 +88,7 @@ type Collector struct {
 	inv         inventory
 	last        *fleet.Snapshot
 	since       map[string]time.Time // when a problem was seen first, by its place and words
+	restarted   map[string]bool      // servers that may still be recovering, by name
 	cost        fleet.Cost           // since the last snapshot
 	open        int                  // requests under way
 	needAccount bool                 // the account's own JetStream API has something to add
@@ -115,8 +116,8 @@ func New(cfg Config, sink Sink) (*Collector, error) {
 	}
 	c := &Collector{
 		cfg: cfg, sink: sink, now: cfg.Now,
-		log:     cfg.Log.With("component", "collector"),
-		since:   map[string]time.Time{},
+		log:   cfg.Log.With("component", "collector"),
+		since: map[string]time.Time{}, restarted: map[string]bool{},
 		results: make(chan answer),
 	}
 	var err error

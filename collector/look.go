@@ -3,6 +3,7 @@ package collector
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -24,7 +25,6 @@ type look struct {
 	accounts []fleet.Account
 	conns    []fleet.Conn
 	known    []neighbour
-	assets   *assets // nil: JetStream is off, or was not read
 	problems []fleet.Problem
 }
 
@@ -40,6 +40,7 @@ type neighbour struct {
 type assets struct {
 	at        time.Time
 	took      time.Duration
+	held      jsz    // what the server counts
 	server    string // "" for the JetStream API, which answers with every leader's word
 	streams   []fleet.Stream
 	consumers []fleet.Consumer
@@ -175,38 +176,43 @@ func (l *look) addConnz(z *connz) {
 	}
 }
 
-// readAssets reads a /jsz answer.
-func (l *look) readAssets(d *json.Decoder, at time.Time) error {
-	a := &assets{
-		at: at, server: l.server.Name,
-		elsewhereStreams: map[fleet.StreamKey]string{}, elsewhereConsumers: map[fleet.ConsumerKey]string{},
+// readAssets reads the /jsz answer of a server.
+func readAssets(d *json.Decoder, of *fleet.Server, at time.Time) (*assets, error) {
+	a := newAssets(of.Name, at)
+	var err error
+	a.held, err = readJSZ(d, a.sink(of.Source))
+	if err == nil && a.held.ID != of.ID {
+		err = errors.New("the answer is another server's")
 	}
-	z, err := readJSZ(d, a.sink(l.server.Source))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	l.assets = a
-	if js := l.server.JetStream; js != nil {
-		// What /varz tells already is not taken from here: one source, one moment.
-		copied := *js
-		copied.Streams, copied.Consumers, copied.Messages = z.Streams, z.Consumers, z.Messages
-		l.server.JetStream = &copied
-	}
-	return nil
+	return a, nil
 }
 
-// keepAssets takes over the streams and consumers of the look before, old and
-// dated so.
-func (l *look) keepAssets(before *look) {
-	if before == nil || before.assets == nil || l.server.JetStream == nil {
+func newAssets(server string, at time.Time) *assets {
+	return &assets{
+		at: at, server: server,
+		elsewhereStreams: map[fleet.StreamKey]string{}, elsewhereConsumers: map[fleet.ConsumerKey]string{},
+	}
+}
+
+// due is when these may be asked for again.
+func (a *assets) due() time.Time {
+	if a == nil {
+		return time.Time{}
+	}
+	return a.at.Add(min(bulkDuty*a.took, time.Minute))
+}
+
+// describe adds what /jsz alone tells of the server.
+func (a *assets) describe(s *fleet.Server) {
+	if a == nil || s.JetStream == nil {
 		return
 	}
-	l.assets = before.assets
-	if js := before.server.JetStream; js != nil {
-		own := *l.server.JetStream
-		own.Streams, own.Consumers, own.Messages = js.Streams, js.Consumers, js.Messages
-		l.server.JetStream = &own
-	}
+	js := *s.JetStream
+	js.Streams, js.Consumers, js.Messages = a.held.Streams, a.held.Consumers, a.held.Messages
+	s.JetStream = &js
 }
 
 func (a *assets) sink(source fleet.Source) jszSink {

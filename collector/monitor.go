@@ -38,9 +38,12 @@ type endpoint struct {
 	expect     string // a discovered one must be the server with this ID at first
 	delay      time.Duration
 	busy       bool
-	last       *look     // nil: never answered
-	err        error     // of the last poll
-	bulkDue    time.Time // no earlier request for streams and consumers
+	last       *look // nil: never answered
+	err        error // of the last poll
+
+	assetsBusy bool
+	assets     *assets // nil: never read
+	assetsErr  error
 }
 
 func newMonitor(cfg Config) (*monitor, error) {
@@ -122,9 +125,8 @@ func (m *monitor) find(base *url.URL) *endpoint {
 
 func (m *monitor) close() { m.client.CloseIdleConnections() }
 
-// poll reads one server. An error means that it told nothing; a part that could
-// not be read is among the look's problems. prev is the look before, of which
-// streams and consumers are kept while they are not due.
+// poll reads one server, but for its streams and consumers. An error means that
+// it told nothing; a part that could not be read is among the look's problems.
 func (m *monitor) poll(ctx context.Context, e endpoint, cost *fleet.Cost) (*look, error) {
 	select {
 	case <-ctx.Done():
@@ -201,20 +203,23 @@ func (m *monitor) poll(ctx context.Context, e endpoint, cost *fleet.Cost) (*look
 			return err
 		})
 	}
-	switch {
-	case l.server.JetStream == nil:
-	case e.last != nil && e.last.assets != nil && m.now().Before(e.bulkDue):
-		l.keepAssets(e.last)
-	default:
-		begun := m.now()
-		part("/jsz?accounts=1&streams=1&consumers=1&config=1", bulkTimeout, func(d *json.Decoder) error { return l.readAssets(d, begun) })
-		if l.assets != nil {
-			l.assets.took = m.now().Sub(begun)
-		} else {
-			l.keepAssets(e.last)
-		}
-	}
 	return l, nil
+}
+
+// pollAssets reads the streams and consumers of one server, which may take long
+// and is therefore apart from its other figures.
+func (m *monitor) pollAssets(ctx context.Context, e endpoint, cost *fleet.Cost) (*assets, error) {
+	begun := m.now()
+	var a *assets
+	err := m.get(ctx, e, "/jsz?accounts=1&streams=1&consumers=1&config=1", bulkTimeout, cost, func(d *json.Decoder) (err error) {
+		a, err = readAssets(d, &e.last.server, begun)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.took = m.now().Sub(begun)
+	return a, nil
 }
 
 // errOther says that an address that was guessed is not the server looked for.
@@ -332,9 +337,6 @@ func (m *monitor) took(e *endpoint, l *look, err error) {
 			m.drop(e) // the guess was wrong
 		}
 		return
-	}
-	if l.assets != nil && (e.last == nil || l.assets != e.last.assets) {
-		e.bulkDue = l.assets.at.Add(bulkDuty * l.assets.took)
 	}
 	e.last, e.expect = l, ""
 }

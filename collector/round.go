@@ -118,9 +118,32 @@ func (r *round) poll(ctx context.Context, e *endpoint) {
 	m, asked := r.c.monitor, *e
 	r.start(ctx, e, e.err == nil, func(cost *fleet.Cost) func() {
 		l, err := m.poll(ctx, asked, cost)
-		return func() { m.took(e, l, err) }
+		return func() {
+			m.took(e, l, err)
+			r.pollAssets(ctx, e)
+		}
 	})
 }
+
+func (r *round) pollAssets(ctx context.Context, e *endpoint) {
+	if e.err != nil || e.assetsBusy || e.last.server.JetStream == nil || r.c.now().Before(e.assets.due()) {
+		return
+	}
+	e.assetsBusy = true
+	m, asked := r.c.monitor, *e
+	r.start(ctx, assetsOf{e}, e.assetsErr == nil, func(cost *fleet.Cost) func() {
+		a, err := m.pollAssets(ctx, asked, cost)
+		return func() {
+			e.assetsBusy, e.assetsErr = false, err
+			if err == nil {
+				e.assets = a
+			}
+		}
+	})
+}
+
+// assetsOf names the second question to a source.
+type assetsOf struct{ source any }
 
 func (r *round) askSystem(ctx context.Context) {
 	s := r.c.system
@@ -132,7 +155,27 @@ func (r *round) askSystem(ctx context.Context) {
 	ask := s.ask()
 	r.start(ctx, s, s.err == nil, func(cost *fleet.Cost) func() {
 		got, err := ask.gather(ctx, cost)
-		return func() { s.took(got, err) }
+		return func() {
+			s.took(got, err)
+			r.askSystemAssets(ctx)
+		}
+	})
+}
+
+func (r *round) askSystemAssets(ctx context.Context) {
+	s := r.c.system
+	if s.err != nil || s.assetsBusy || !s.assetsDue() {
+		return
+	}
+	of := map[string]fleet.Server{}
+	for id := range s.alive {
+		of[id] = s.looks[id].server
+	}
+	s.assetsBusy = true
+	ask := s.ask()
+	r.start(ctx, assetsOf{s}, s.assetsErr == nil, func(cost *fleet.Cost) func() {
+		got, err := ask.gatherAssets(ctx, of, cost)
+		return func() { s.tookAssets(got, err) }
 	})
 }
 
@@ -140,7 +183,7 @@ func (r *round) askSystem(ctx context.Context) {
 // consumers whose leaders neither monitoring nor the system account can read.
 func (r *round) askAccount(ctx context.Context) {
 	c, a := r.c, r.c.account
-	if a.nc == nil || a.busy || !a.nc.IsConnected() || c.now().Before(a.due) {
+	if a.nc == nil || a.busy || !a.nc.IsConnected() || c.now().Before(a.last.due()) {
 		return
 	}
 	if c.last != nil && !c.needAccount {
@@ -188,10 +231,10 @@ func keyOf(s *fleet.Server) serverKey { return serverKey{s.Cluster, s.Name} }
 
 // seen is a server in this round: the last look at it and whether it is alive.
 type seen struct {
-	look  *look
-	alive bool
-	err   string
-	where string
+	look   *look
+	assets *assets
+	alive  bool
+	err    string
 }
 
 // servers chooses for each server the newest look at it, a live one first.
@@ -209,7 +252,7 @@ func (c *Collector) servers() map[serverKey]seen {
 		if !alive && c.now().Sub(l.server.At) > forgetAfter {
 			continue
 		}
-		add(seen{look: l, alive: alive, err: "It did not answer the system account's request.", where: "system account"})
+		add(seen{look: l, assets: c.system.assets[l.server.ID], alive: alive, err: "It did not answer the system account's request."})
 	}
 	for _, e := range c.monitor.endpoints {
 		if e.last == nil || !e.configured && e.err != nil && c.now().Sub(e.last.server.At) > forgetAfter {
@@ -218,7 +261,7 @@ func (c *Collector) servers() map[serverKey]seen {
 		if c.system.covers(e.last.server.ID) {
 			continue
 		}
-		s := seen{look: e.last, alive: e.err == nil, where: e.where}
+		s := seen{look: e.last, assets: e.assets, alive: e.err == nil}
 		if e.err != nil {
 			s.err = "Its monitoring does not answer: " + reason(e.err) + "."
 		}
@@ -264,7 +307,7 @@ func (r *round) assemble() fleet.Snapshot {
 		row := l.server
 		if one.alive {
 			live[row.Name] = true
-			settling[row.Name] = row.Now.Sub(row.Start) < time.Minute
+			settling[row.Name] = c.isSettling(&row)
 			s.Routes = append(s.Routes, l.routes...)
 			s.Gateways = append(s.Gateways, l.gateways...)
 			s.Leafs = append(s.Leafs, l.leafs...)
@@ -277,8 +320,9 @@ func (r *round) assemble() fleet.Snapshot {
 				Hint: "Look whether the server runs; its figures are as old as they say.",
 			})
 		}
-		if l.assets != nil {
-			told = append(told, l.assets)
+		if one.assets != nil && row.JetStream != nil {
+			told = append(told, one.assets)
+			one.assets.describe(&row)
 		}
 		sumAccounts(accounts, l.accounts, one.alive)
 		s.Servers = append(s.Servers, row)
@@ -305,6 +349,22 @@ func (r *round) assemble() fleet.Snapshot {
 	s.TakenAt = c.now()
 	s.Cost.Took = s.TakenAt.Sub(r.begun)
 	return s
+}
+
+// isSettling reports whether a server was restarted under our eyes so recently
+// that it may still be recovering its streams.
+func (c *Collector) isSettling(s *fleet.Server) bool {
+	if s.Now.Sub(s.Start) > time.Minute || c.last == nil {
+		delete(c.restarted, s.Name)
+		return false
+	}
+	for i := range c.last.Servers {
+		old := &c.last.Servers[i]
+		if keyOf(old) == keyOf(s) && old.ID != s.ID && old.State != fleet.Unread {
+			c.restarted[s.Name] = true
+		}
+	}
+	return c.restarted[s.Name]
 }
 
 // sumAccounts adds one server's figures. Counters of a server that does not
@@ -393,6 +453,11 @@ func (c *Collector) problems(s *fleet.Snapshot) []fleet.Problem {
 			add(e.where, "The monitoring port does not answer: "+reason(e.err)+".", hint)
 		}
 	}
+	for _, e := range m.endpoints {
+		if e.err == nil && e.assetsErr != nil && !sys.covers(e.last.server.ID) {
+			add(e.last.server.Name, "Its /jsz was not read: "+reason(e.assetsErr)+".", "The figures of its streams and consumers are missing or old.")
+		}
+	}
 	if len(m.endpoints) == 0 && sys.nc == nil {
 		add("servers", "Neither a monitoring URL nor a system account is given, so no server can be seen.",
 			"Give --monitor http://host:8222 or a user of the system account.")
@@ -405,7 +470,11 @@ func (c *Collector) problems(s *fleet.Snapshot) []fleet.Problem {
 			add("system account", "The servers did not answer: "+reason(sys.err)+".",
 				"The user needs permission to publish to $SYS.REQ.SERVER.PING.* and to subscribe to its inbox, in the system account.")
 		}
-		for _, what := range sys.partial {
+		partial := sys.partial
+		if err := sys.assetsErr; err != nil {
+			partial = append(slices.Clip(partial), "JSZ was not read of all servers: "+reason(err)+".")
+		}
+		for _, what := range partial {
 			add("system account", what, "Figures that come from it are missing or old.")
 		}
 	}

@@ -28,11 +28,14 @@ type system struct {
 	active  int              // servers that the servers know of
 	err     error
 	partial []string // what part of the last round did not come
-	bulkDue time.Time
+
+	assetsBusy bool
+	assets     map[string]*assets // by server ID
+	assetsErr  error
 }
 
 func newSystem(nc *nats.Conn, now func() time.Time) *system {
-	return &system{nc: nc, now: now, looks: map[string]*look{}, alive: map[string]bool{}}
+	return &system{nc: nc, now: now, looks: map[string]*look{}, alive: map[string]bool{}, assets: map[string]*assets{}}
 }
 
 // covers reports whether the system account told of a server in the last round.
@@ -48,21 +51,16 @@ func (s *system) disconnected() {
 	}
 }
 
-// ask is one round of questions, with what it must know of the one before.
+// systemAsk is one round of questions, with what it must know of the one before.
 type systemAsk struct {
 	nc       *nats.Conn
 	now      func() time.Time
-	expected int // that many answered the last time; a first round does not know
-	bulk     bool
-	before   map[string]*look
+	answered int // that many answered the last time; 0 is not known
+	active   int // that many the servers then knew of
 }
 
-func (s *system) ask() *systemAsk {
-	before := make(map[string]*look, len(s.looks))
-	for id, l := range s.looks {
-		before[id] = l
-	}
-	return &systemAsk{nc: s.nc, now: s.now, expected: len(s.alive), bulk: !s.now().Before(s.bulkDue), before: before}
+func (s *system) ask() systemAsk {
+	return systemAsk{nc: s.nc, now: s.now, answered: len(s.alive), active: s.active}
 }
 
 // took keeps what a round of questions brought.
@@ -74,14 +72,16 @@ func (s *system) took(got *gathered, err error) {
 		return
 	}
 	s.active, s.partial = got.active, got.partial
-	if got.bulkTook > 0 {
-		s.bulkDue = got.bulkAt.Add(bulkDuty * got.bulkTook)
-	}
 	for id, l := range got.looks {
 		// A restarted server has a new ID; the old look is in its place no more.
 		for old, o := range s.looks {
 			if old != id && keyOf(&o.server) == keyOf(&l.server) {
 				delete(s.looks, old)
+				// Until it has told its streams anew, the old ones stand.
+				if s.assets[id] == nil && s.assets[old] != nil {
+					s.assets[id] = s.assets[old]
+				}
+				delete(s.assets, old)
 			}
 		}
 		s.looks[id] = l
@@ -90,24 +90,44 @@ func (s *system) took(got *gathered, err error) {
 	for id, l := range s.looks {
 		if !s.alive[id] && s.now().Sub(l.server.At) > forgetAfter {
 			delete(s.looks, id)
+			delete(s.assets, id)
+		}
+	}
+}
+
+// assetsDue reports whether the servers may be asked for their streams again:
+// the slowest of them decides.
+func (s *system) assetsDue() bool {
+	for id := range s.alive {
+		if s.now().Before(s.assets[id].due()) {
+			return false
+		}
+	}
+	return len(s.alive) > 0
+}
+
+// tookAssets keeps what the question for streams and consumers brought.
+func (s *system) tookAssets(got map[string]*assets, err error) {
+	s.assetsBusy, s.assetsErr = false, err
+	for id, a := range got {
+		if s.looks[id] != nil {
+			s.assets[id] = a
 		}
 	}
 }
 
 type gathered struct {
-	looks    map[string]*look
-	active   int
-	bulkAt   time.Time
-	bulkTook time.Duration
-	partial  []string
+	looks   map[string]*look
+	active  int
+	partial []string
 }
 
-// gather asks every server for everything. An error means that nobody
+// gather asks every server for everything but its streams and consumers. An error means that nobody
 // answered; a kind of question that some did not answer is a partial result.
-func (a *systemAsk) gather(ctx context.Context, cost *fleet.Cost) (*gathered, error) {
+func (a systemAsk) gather(ctx context.Context, cost *fleet.Cost) (*gathered, error) {
 	got := &gathered{looks: map[string]*look{}}
 	sent := a.now()
-	err := a.each(ctx, "VARZ", nil, a.expected, cost, func(id string, d *json.Decoder) error {
+	err := a.each(ctx, "VARZ", nil, a.answered, max(a.answered, a.active), cost, func(id string, d *json.Decoder) error {
 		var v varz
 		if err := d.Decode(&v); err != nil {
 			return err
@@ -134,7 +154,7 @@ func (a *systemAsk) gather(ctx context.Context, cost *fleet.Cost) (*gathered, er
 		leafs = leafs || l.hasLeafs
 	}
 	part := func(kind string, options any, read func(l *look, d *json.Decoder) error) {
-		err := a.each(ctx, kind, options, n, cost, func(id string, d *json.Decoder) error {
+		err := a.each(ctx, kind, options, n, n, cost, func(id string, d *json.Decoder) error {
 			l := got.looks[id]
 			if l == nil {
 				return d.Decode(&skip{}) // joined since; the next round sees it
@@ -196,36 +216,41 @@ func (a *systemAsk) gather(ctx context.Context, cost *fleet.Cost) (*gathered, er
 			return err
 		})
 	}
-	if !a.bulk {
-		for id, l := range got.looks {
-			l.keepAssets(a.before[id])
-		}
-		return got, nil
-	}
-	got.bulkAt = a.now()
-	part("JSZ", map[string]bool{"accounts": true, "streams": true, "consumer": true, "config": true}, func(l *look, d *json.Decoder) error {
-		if l.server.JetStream == nil {
+	return got, nil
+}
+
+// gatherAssets asks every server for its streams and consumers. What came is
+// returned with an error too.
+func (a systemAsk) gatherAssets(ctx context.Context, of map[string]fleet.Server, cost *fleet.Cost) (map[string]*assets, error) {
+	begun := a.now()
+	got := map[string]*assets{}
+	options := map[string]bool{"accounts": true, "streams": true, "consumer": true, "config": true}
+	err := a.each(ctx, "JSZ", options, len(of), len(of), cost, func(id string, d *json.Decoder) error {
+		srv, ok := of[id]
+		if !ok || srv.JetStream == nil {
 			return d.Decode(&skip{})
 		}
-		return l.readAssets(d, a.now())
-	})
-	got.bulkTook = a.now().Sub(got.bulkAt)
-	for id, l := range got.looks {
-		if l.assets == nil {
-			l.keepAssets(a.before[id])
+		one, err := readAssets(d, &srv, a.now())
+		if err != nil {
+			return err
 		}
-	}
-	return got, nil
+		one.took = a.now().Sub(begun)
+		got[id] = one
+		return nil
+	})
+	return got, err
 }
 
 // each sends one question (a kind of $SYS.REQ.SERVER.PING, or a whole subject)
 // to all servers and reads the answers as they come,
-// until as many came as expected; when it is not known how many, until none
-// comes for a while. Fewer than expected is an error.
-func (a *systemAsk) each(ctx context.Context, kind string, options any, expected int, cost *fleet.Cost, read func(id string, d *json.Decoder) error) error {
+// until as many came as may come. Once as many came as expected, it waits for
+// the rest only as long as they come briskly: a server that died must not hold
+// up every round. Fewer than expected is an error.
+func (a systemAsk) each(ctx context.Context, kind string, options any, expected, atMost int, cost *fleet.Cost, read func(id string, d *json.Decoder) error) error {
 	// idle is how long after an answer the next one may take: all of a cluster
 	// were seen within 7 ms, one behind an ocean takes 300 ms.
-	const idle = 400 * time.Millisecond
+	// A missing one gets longer before it counts as lost.
+	const idle, patience = 400 * time.Millisecond, time.Second
 	timeout := requestTimeout
 	if kind == "JSZ" || kind == "CONNZ" {
 		timeout = bulkTimeout
@@ -261,10 +286,14 @@ func (a *systemAsk) each(ctx context.Context, kind string, options any, expected
 	defer stop()
 	came := 0
 	var wrong error
-	for expected == 0 || came < expected {
+	for atMost == 0 || came < atMost {
 		limit, cancel := total, context.CancelFunc(func() {})
-		if came > 0 && expected == 0 {
+		switch {
+		case came == 0:
+		case came >= expected:
 			limit, cancel = context.WithTimeout(total, idle)
+		case timeout == requestTimeout:
+			limit, cancel = context.WithTimeout(total, patience)
 		}
 		m, err := sub.NextMsgWithContext(limit)
 		cancel()
@@ -272,11 +301,11 @@ func (a *systemAsk) each(ctx context.Context, kind string, options any, expected
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if came > 0 && expected == 0 {
-				break
-			}
 			if came == 0 {
 				return err
+			}
+			if came >= expected {
+				break
 			}
 			return cmp.Or(wrong, fmt.Errorf("%d of %d answered in time", came, expected))
 		}
