@@ -95,8 +95,8 @@ type Control struct {
 	busy      map[string]chan struct{}
 	book      *book
 	decisions map[string]traffic.Decision
-	bad       map[string]int       // by change: how often in a row its effect looked bad
-	tuned     map[string]time.Time // end of a split's last window
+	bad       map[string]int // by change: how often in a row its effect looked bad
+	tuned     map[string]progress
 	recorded  map[string]recording // by split: its last suggestion in the journal
 	interval  time.Duration        // of the collector, as the observations say
 }
@@ -127,7 +127,7 @@ func New(cfg Config) *Control {
 		busy:          map[string]chan struct{}{},
 		book:          newBook(),
 		decisions:     map[string]traffic.Decision{},
-		tuned:         map[string]time.Time{},
+		tuned:         map[string]progress{},
 		recorded:      map[string]recording{},
 		bad:           map[string]int{},
 	}

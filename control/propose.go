@@ -49,33 +49,49 @@ func (c *Control) tune(ctx context.Context, advisor Advisor) {
 		}
 		c.noteInterval(obs)
 		c.mu.Lock()
-		c.tuned[rev.Split.Name] = r.To
+		at := c.tuned[rev.Split.Name]
+		at.to = r.To
+		c.tuned[rev.Split.Name] = at
 		c.mu.Unlock()
 		d := advisor.Decide(c.now(), rev, obs)
 		c.decide(ctx, rev, d)
 	}
 }
 
+// progress is how far the tuner has come with a split.
+type progress struct {
+	revision uint64
+	since    time.Time // when it was written, as far as is known
+	to       time.Time // end of the last window
+}
+
 // nextWindow starts where the last one ended, but never before the change in
 // force took effect: what was measured under other weights says nothing of
-// these. It ends one collector interval ago, by when the figures are in.
+// these.
 func (c *Control) nextWindow(rev traffic.Revision) (fleet.Range, bool) {
 	now := c.now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r := fleet.Range{From: now.Add(-c.cfg.Every - c.interval), To: now.Add(-c.interval)}
-	if last, ok := c.tuned[rev.Split.Name]; ok {
-		r.From = last
+	at, known := c.tuned[rev.Split.Name]
+	if !known {
+		at.to = now.Add(-c.cfg.Every)
 	}
-	written := rev.At
-	if ch, ok := c.book.changes[rev.Change]; ok && !ch.Written.IsZero() {
-		written = ch.Written
+	if !known || at.revision != rev.Number {
+		at.revision, at.since = rev.Number, rev.At
+		if ch, ok := c.book.changes[rev.Change]; ok && !ch.Written.IsZero() {
+			at.since = ch.Written
+		}
+		if at.since.After(now) { // by another console, whose clock is ahead
+			at.since = now
+		}
 	}
-	if effect := written.Add(c.interval); r.From.Before(effect) {
+	c.tuned[rev.Split.Name] = at
+	r := fleet.Range{From: at.to, To: now}
+	if effect := at.since.Add(c.interval); r.From.Before(effect) {
 		r.From = effect
 	}
 	// A console that slept must not drag in hours of another load.
-	if oldest := r.To.Add(-10 * time.Minute); r.From.Before(oldest) {
+	if oldest := now.Add(-10 * time.Minute); r.From.Before(oldest) {
 		r.From = oldest
 	}
 	// Half an interval: ticks jitter, and a window skipped is one look later.

@@ -274,6 +274,20 @@ func TestWindowsFollowEachOther(t *testing.T) {
 	}
 }
 
+func TestClockAheadDoesNotSilenceTheTuner(t *testing.T) {
+	t.Parallel()
+	tc := newTuned(t)
+	other := New(Config{Conn: tc.cfg.Conn, Ledger: &memLedger{}, Observer: script(nil), Now: func() time.Time { return tc.clock.now().Add(24 * time.Hour) }})
+	other.booted = true
+	mustApply(t, other, edit(1, orders("orders", 50, 50)))
+	wait.For(t, soon, "revision 2 to be seen", func() bool { r, err := tc.Split("orders"); return err == nil && r.Number == 2 })
+	asked := tc.mind.asked
+	tc.ticks(10 * time.Second)
+	if tc.mind.asked == asked {
+		t.Error("the tuner is not asked any more")
+	}
+}
+
 func TestOnlySplitsThatWantSuggestions(t *testing.T) {
 	t.Parallel()
 	tc := newTuned(t)
