@@ -72,6 +72,10 @@ const (
 	bulkDuty = 10
 )
 
+// maxUnsent bounds the windows that are offered again after the sink refused
+// them: a few minutes of a big system. Beyond it they are given up.
+const maxUnsent = 20_000
+
 // Collector is made by New and works while Run runs.
 type Collector struct {
 	cfg     Config
@@ -83,6 +87,10 @@ type Collector struct {
 	account *account
 	acks    *acks
 	reports *reports
+
+	// unsent are windows that the sink did not take, to be offered again; owned by
+	// the goroutine that flushes.
+	unsent []fleet.AckWindow
 
 	// What follows is owned by the goroutine of Run's rounds.
 	inv         inventory
@@ -218,8 +226,15 @@ func (c *Collector) flush(ctx context.Context, to time.Time) {
 		for i := range windows {
 			windows[i].Account = account
 		}
-		if err := c.sink.PutAcks(ctx, windows); err != nil && !errors.Is(err, context.Canceled) {
+	}
+	if windows = append(c.unsent, windows...); len(windows) > 0 {
+		err := c.sink.PutAcks(ctx, windows)
+		if err != nil && !errors.Is(err, context.Canceled) {
 			c.log.ErrorContext(ctx, "acknowledgement latencies not stored", "windows", len(windows), "err", err)
+		}
+		c.unsent = nil
+		if err != nil && len(windows) <= maxUnsent {
+			c.unsent = windows
 		}
 	}
 	if reports := c.reports.cut(); len(reports) > 0 {

@@ -522,3 +522,35 @@ accounts { APP { jetstream: enabled, users: [ { user: "poor", password: "p", per
 		return strings.Contains(text, "ermission") && strings.Contains(text, "$SYS.REQ.SERVER.PING")
 	})
 }
+
+// The second server is linked to the first at 127.0.0.2 and has the same
+// monitoring port there: what servers on machines of their own look like.
+func TestOtherServersAreDiscovered(t *testing.T) {
+	t.Parallel()
+	noJetStream := natstest.Tweak(func(o *server.Options) { o.JetStream = false })
+	first, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := first.Addr().(*net.TCPAddr).Port
+	first.Close()
+	monitor := func(host string) natstest.Option {
+		return natstest.Tweak(func(o *server.Options) { o.HTTPHost, o.HTTPPort = host, port })
+	}
+	far := natstest.Server(t, noJetStream, monitor("127.0.0.2"), natstest.Config(`
+server_name: far
+cluster { name: "c", listen: "127.0.0.2:-1" }
+`))
+	natstest.Server(t, noJetStream, monitor("127.0.0.1"), natstest.Config(fmt.Sprintf(`
+server_name: near
+cluster { name: "c", listen: "127.0.0.1:-1", routes: ["nats-route://127.0.0.2:%d"] }
+`, far.ClusterAddr().Port)))
+	m := collect(t, Config{Monitor: []string{fmt.Sprintf("http://127.0.0.1:%d", port)}})
+	wait.For(t, patience, "both servers", func() bool {
+		s := m.latest()
+		return len(s.Servers) == 2 && s.Servers[0].State == fleet.Healthy && s.Servers[1].State == fleet.Healthy && len(s.Problems) == 0
+	})
+	if url, want := findServer(m.latest(), "far").URL, fmt.Sprintf("http://127.0.0.2:%d", port); url != want {
+		t.Errorf("the far server was read at %q, want %q", url, want)
+	}
+}
