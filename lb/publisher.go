@@ -102,8 +102,8 @@ func WithAttempts(n int) PublisherOption { return func(p *Publisher) { p.attempt
 func WithMarks() PublisherOption { return func(p *Publisher) { p.marks = true } }
 
 // WithResync sets how often the Publisher compares its document with the
-// bucket, 30 s if not said. The watch brings changes at once; this finds a watch
-// that died without a word.
+// bucket, 5 s if not said. The watch brings changes at once; this finds a watch
+// whose server died without a word, for the price of one small read.
 func WithResync(every time.Duration) PublisherOption { return func(p *Publisher) { p.resync = every } }
 
 // NewPublisher builds the publisher of a split. It sends and subscribes to
@@ -117,7 +117,7 @@ func NewPublisher(nc *nats.Conn, split string, opts ...PublisherOption) (*Publis
 		nc:       nc,
 		log:      discard(nil),
 		attempts: defaultAttempts,
-		resync:   30 * time.Second,
+		resync:   5 * time.Second,
 		ready:    make(chan struct{}),
 		counters: map[string]*atomic.Uint64{},
 	}

@@ -210,9 +210,10 @@ var errNotConnected = errors.New("not connected to NATS")
 func (w *Worker) pull(ctx context.Context, work chan<- received, free chan struct{}) error {
 	connected := w.nc.StatusChanged(nats.CONNECTED)
 	defer w.nc.RemoveStatusListener(connected)
+	var src source
 	said := ""
 	for n := 0; ctx.Err() == nil; n++ {
-		ok, err := w.consume(ctx, work, free)
+		ok, err := w.consume(ctx, &src, work, free)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -230,41 +231,68 @@ func (w *Worker) pull(ctx context.Context, work chan<- received, free chan struc
 	return nil
 }
 
-// consume looks the consumer up and pulls from it until an error or the end of
-// ctx, whichever it returns. ok reports whether at least one pull went well.
-func (w *Worker) consume(ctx context.Context, work chan<- received, free chan struct{}) (ok bool, err error) {
-	if !w.nc.IsConnected() {
-		// Requests would pile up in the client's buffer and be sent long after they
-		// have run out here.
-		return false, errNotConnected
-	}
-	look, cancel := context.WithTimeout(ctx, lookTimeout)
-	consumer, err := w.js.Consumer(look, w.cfg.Stream, w.cfg.Consumer)
-	cancel()
-	if err != nil {
-		return false, fmt.Errorf("look up consumer %s of stream %s: %w", w.cfg.Consumer, w.cfg.Stream, err)
-	}
-	most := cap(free)
-	if limit := consumer.CachedInfo().Config.MaxRequestBatch; limit > 0 {
-		most = min(most, limit)
-	}
+// source is a consumer as it was looked up, and how much one request may ask of
+// it.
+type source struct {
+	consumer jetstream.Consumer // nil before the look-up
+	most     int
+}
+
+// consume pulls from the consumer until an error or the end of ctx, whichever it
+// returns. ok reports whether at least one pull went well.
+func (w *Worker) consume(ctx context.Context, src *source, work chan<- received, free chan struct{}) (ok bool, err error) {
 	for {
-		n := take(ctx, free, most)
+		if !w.nc.IsConnected() {
+			// Requests would pile up in the client's buffer and be sent long after
+			// they have run out here.
+			return ok, errNotConnected
+		}
+		if err := w.lookUp(ctx, src, cap(free)); err != nil {
+			return ok, err
+		}
+		n := take(ctx, free, src.most)
 		if n == 0 {
 			return ok, ctx.Err()
 		}
-		got, err := w.fetch(consumer, n, work)
+		got, err := w.fetch(src.consumer, n, work)
 		for range n - got {
 			free <- struct{}{}
 		}
-		switch {
-		case err != nil:
+		ok = ok || err == nil || got > 0
+		if err != nil {
+			if !passing(err) {
+				src.consumer = nil
+			}
 			return ok, err
-		case !w.nc.IsConnected():
-			return ok, errNotConnected
 		}
-		ok = true
 	}
+}
+
+// lookUp asks for the consumer's settings once. It is not asked again at every
+// trouble: while a stream's servers elect a leader, messages flow long before
+// questions are answered.
+func (w *Worker) lookUp(ctx context.Context, src *source, slots int) error {
+	if src.consumer != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	consumer, err := w.js.Consumer(ctx, w.cfg.Stream, w.cfg.Consumer)
+	if err != nil {
+		return fmt.Errorf("look up consumer %s of stream %s: %w", w.cfg.Consumer, w.cfg.Stream, err)
+	}
+	src.consumer, src.most = consumer, slots
+	if limit := consumer.CachedInfo().Config.MaxRequestBatch; limit > 0 {
+		src.most = min(slots, limit)
+	}
+	return nil
+}
+
+// passing reports whether an error says nothing against the consumer's settings
+// as they were looked up. One that was deleted may be created again.
+func passing(err error) bool {
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrConsumerLeadershipChanged) ||
+		errors.Is(err, jetstream.ErrServerShutdown) || errors.Is(err, jetstream.ErrConsumerDeleted)
 }
 
 // take waits for one slot and then takes all that are free, up to most. It
