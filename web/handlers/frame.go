@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/a-h/templ"
 	"github.com/labstack/echo/v4"
 
 	"ballast/fleet"
@@ -293,6 +292,13 @@ func ago(d time.Duration) string {
 func (s *Server) frameTopic(context.Context, string) (update, error) {
 	return update{
 		Text:  map[string]string{"nav.suggestions": badge(s.openProposals())},
-		Parts: map[string]templ.Component{"alerts": templates.Alerts(s.alerts())},
+		Parts: map[string]part{"alerts": {templates.Alerts(s.alerts()), ""}},
 	}, nil
+}
+
+func withQuery(path string, q url.Values) string {
+	if len(q) == 0 {
+		return path
+	}
+	return path + "?" + q.Encode()
 }

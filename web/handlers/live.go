@@ -31,8 +31,14 @@ const (
 	maxTopics  = 8 // of one stream
 )
 
-// topicFrame is what every page follows: badges and the alerts above the page.
-const topicFrame = "frame"
+// Topics of the live stream. Every page follows the frame: badges and the alerts
+// above the page.
+const (
+	topicFrame    = "frame"
+	topicOverview = "overview"
+	topicSplits   = "splits"
+	topicSplit    = "split" // split:NAME
+)
 
 // update is what a topic shows at one moment.
 type update struct {
@@ -41,10 +47,17 @@ type update struct {
 	// Attr sets attributes: "element-id attribute" to value. The island takes
 	// only attributes of its short list.
 	Attr map[string]string
-	// Parts are morphed into the elements with that id, when they changed.
-	Parts map[string]templ.Component
+	// Parts are morphed into the elements with that id, when their shape changed.
+	Parts map[string]part
 	// Data is handed to the page's islands as it is.
 	Data any
+}
+
+// part is markup of a live page. Its shape is everything of it that Text and Attr
+// do not bring up to date; "" stands for the markup itself.
+type part struct {
+	templ.Component
+	shape string
 }
 
 // topicFunc computes a topic; arg is what stands after the colon in its name.
@@ -53,7 +66,8 @@ type topicFunc func(ctx context.Context, arg string) (update, error)
 // topics are the kinds of topics by name.
 func (s *Server) topics() map[string]topicFunc {
 	return map[string]topicFunc{
-		topicFrame: s.frameTopic,
+		topicFrame:    s.frameTopic,
+		topicTopology: s.topologyTopic,
 	}
 }
 
@@ -77,14 +91,15 @@ type topic struct {
 	text    map[string]string
 	attr    map[string]string
 	full    []byte // tick with everything
-	delta   []byte // tick with what changed since seq-1; nil when nothing did
+	delta   []byte // tick with what changed since seq-1
 	parts   map[string]livePart
 	lastErr string
 }
 
 type livePart struct {
-	html []byte
-	seq  uint64 // of its last change
+	html  []byte // as it is now
+	shape string
+	seq   uint64 // of the last change of its shape
 }
 
 // viewer is one open stream.
@@ -178,14 +193,17 @@ func (h *hub) compute(ctx context.Context, name string, seq uint64) {
 		h.mu.Unlock()
 		return
 	}
-	parts := make(map[string][]byte, len(up.Parts))
-	for id, part := range up.Parts {
-		b, err := html(ctx, part)
+	parts := make(map[string]livePart, len(up.Parts))
+	for id, p := range up.Parts {
+		b, err := html(ctx, p)
 		if err != nil {
 			h.s.Log.ErrorContext(ctx, "live part cannot be rendered", "topic", name, "part", id, "err", err)
 			return
 		}
-		parts[id] = b
+		if p.shape == "" {
+			p.shape = string(b)
+		}
+		parts[id] = livePart{b, p.shape, seq}
 	}
 	msg := tickMessage{Now: h.s.Now().UnixMilli(), Data: up.Data}
 	if at := h.s.Metrics.Latest().TakenAt; !at.IsZero() {
@@ -207,14 +225,13 @@ func (h *hub) compute(ctx context.Context, name string, seq uint64) {
 	}
 	t.seq, t.full, t.delta = seq, full, delta
 	t.text, t.attr, t.lastErr = up.Text, up.Attr, ""
-	if t.parts == nil {
-		t.parts = map[string]livePart{}
-	}
-	for id, b := range parts {
-		if old, ok := t.parts[id]; !ok || !bytes.Equal(old.html, b) {
-			t.parts[id] = livePart{b, seq}
+	for id, p := range parts {
+		if old, ok := t.parts[id]; ok && old.shape == p.shape {
+			p.seq = old.seq
+			parts[id] = p
 		}
 	}
+	t.parts = parts
 }
 
 func changed(old, new map[string]string) map[string]string {
@@ -293,11 +310,7 @@ func (h *hub) pending(v *viewer, seen map[string]uint64) []byte {
 		if t == nil || t.seq == 0 || t.seq == seen[name] {
 			continue
 		}
-		if seen[name] == t.seq-1 && seen[name] != 0 {
-			event(&out, "tick", t.delta)
-		} else {
-			event(&out, "tick", t.full)
-		}
+		// Parts first: the figures of the tick then find their elements.
 		var parts bytes.Buffer
 		for _, id := range slices.Sorted(maps.Keys(t.parts)) {
 			if p := t.parts[id]; p.seq > seen[name] {
@@ -308,6 +321,11 @@ func (h *hub) pending(v *viewer, seen map[string]uint64) []byte {
 		}
 		if parts.Len() > 0 {
 			event(&out, "", parts.Bytes())
+		}
+		if seen[name] == t.seq-1 && seen[name] != 0 && parts.Len() == 0 {
+			event(&out, "tick", t.delta)
+		} else {
+			event(&out, "tick", t.full)
 		}
 		seen[name] = t.seq
 	}

@@ -11,11 +11,17 @@ func (s *Server) routes(e *echo.Echo) {
 	e.GET(static.Prefix+"*", echo.WrapHandler(static.Handler()))
 	e.GET("/live", s.live)
 	e.POST("/theme", s.setTheme)
+	overviewRoutes(s, e)
+	splitRoutes(s, e)
+	suggestionRoutes(s, e)
+	journalRoutes(s, e)
+	demoRoutes(s, e)
+	measuredRoutes(s, e)
 }
 
-// export adds a page's URL together with its .json and .csv twins, which the
+// page adds a page's URL together with its .json and .csv twins, which the
 // same handler answers; format tells it which is asked for.
-func export(e *echo.Echo, path string, h echo.HandlerFunc) {
+func page(e *echo.Echo, path string, h echo.HandlerFunc) {
 	e.GET(path, h)
 	e.GET(path+".json", h)
 	e.GET(path+".csv", h)

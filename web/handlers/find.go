@@ -1,0 +1,82 @@
+package handlers
+
+import (
+	"net/url"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"ballast/web/templates"
+)
+
+// maxHits is what a list under the find box has room for.
+const maxHits = 12
+
+func serverURL(name string) string { return "/topology?server=" + url.QueryEscape(name) }
+
+// find searches what there is by a part of its name.
+func (s *Server) find(c echo.Context) error {
+	q := strings.TrimSpace(c.QueryParam("q"))
+	v := s.found(q)
+	f := s.frame(c, "Find", "")
+	return show(c, templates.FindPage(f, v), templates.Hits(v))
+}
+
+func (s *Server) found(q string) templates.Found {
+	v := templates.Found{Query: q}
+	if q == "" || len(q) > 200 {
+		return v
+	}
+	low := strings.ToLower(q)
+	add := func(name, kind, url, icon string) {
+		if !strings.Contains(strings.ToLower(name), low) {
+			return
+		}
+		if len(v.Hits) == maxHits {
+			v.More = true
+			return
+		}
+		v.Hits = append(v.Hits, templates.Hit{Name: name, Kind: kind, URL: url, Icon: icon})
+	}
+	for _, g := range s.nav("") {
+		for _, n := range g.Items {
+			add(n.Name, "page", n.URL, n.Icon)
+		}
+	}
+	for _, r := range s.Control.Splits() {
+		add(r.Split.Name, "split", splitURL(r.Split.Name), "splits")
+		add(r.Split.Subject, "subject of "+r.Split.Name, splitURL(r.Split.Name), "splits")
+		for _, t := range r.Split.Targets {
+			add(t.Name, "target of "+r.Split.Name, splitURL(r.Split.Name), "splits")
+		}
+	}
+	snap := s.Metrics.Latest()
+	for _, sv := range snap.Servers {
+		add(sv.Name, "server", serverURL(sv.Name), "topology")
+	}
+	for _, st := range snap.Streams {
+		add(st.Stream, "stream of "+st.Account, "/consumers.json", "streams")
+	}
+	for _, cn := range snap.Consumers {
+		add(cn.Consumer, "consumer of "+cn.Stream, s.consumerURL(cn.Account, cn.Stream, cn.Consumer), "streams")
+	}
+	return v
+}
+
+// consumerURL leads to where a consumer can be seen: the split that it serves,
+// else the server that leads it.
+func (s *Server) consumerURL(account, stream, consumer string) string {
+	for _, r := range s.Control.Splits() {
+		for _, t := range r.Split.Targets {
+			if o := t.Observe; o != nil && o.Stream == stream && o.Consumer == consumer && (o.Account == "" || o.Account == account) {
+				return splitURL(r.Split.Name)
+			}
+		}
+	}
+	for _, c := range s.Metrics.Latest().Consumers {
+		if c.Account == account && c.Stream == stream && c.Consumer == consumer && c.Leader != "" {
+			return serverURL(c.Leader)
+		}
+	}
+	return "/topology"
+}
