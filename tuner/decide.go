@@ -43,6 +43,11 @@ type member struct {
 	limited string
 }
 
+// flooded is the utilization beyond which a backlog grows to the most that
+// draining may take within seconds, so that it counts from the start and the
+// suggestion stays the same while it is read.
+const flooded = 1.2
+
 // settle is how long after a change the figures measured under it may take.
 const settle = 10 * time.Second
 
@@ -61,6 +66,7 @@ type view struct {
 	floor    int
 	rate     float64 // msg/s for the tier
 	overload bool    // more than all free ones can do
+	settling bool    // a change is so fresh that its figures are still coming in
 }
 
 // decide is the tuner: what it knew and what was seen now give what it knows
@@ -281,7 +287,11 @@ func (v *view) loads() {
 		if v.overload {
 			m.eff = m.k * (1 - m.t.errs)
 		} else if m.excess > 0 {
-			m.eff -= min(m.eff*v.cfg.DrainShare, m.excess/v.cfg.DrainTime.Seconds())
+			drain := m.excess / v.cfg.DrainTime.Seconds()
+			if m.use > flooded {
+				drain = m.eff // by the time somebody decides, the backlog will have grown
+			}
+			m.eff -= min(m.eff*v.cfg.DrainShare, drain)
 		}
 		if m.held == "" {
 			m.hot = v.hotness(m)

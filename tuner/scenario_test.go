@@ -156,7 +156,7 @@ func TestScenarios(t *testing.T) {
 			}
 		}},
 	} {
-		for seed := range uint64(2) {
+		for seed := range uint64(3) {
 			t.Run(fmt.Sprintf("%s/seed %d", c.name, seed+1), func(t *testing.T) {
 				t.Parallel()
 				c.check(t, seed+1)
