@@ -92,7 +92,7 @@ func (db *DB) latency(ctx context.Context, key fleet.ConsumerKey, r fleet.Range,
 		finish()
 	}
 	if total.Count() == 0 {
-		return db.estimate(ctx, key, out, lvlFor(step))
+		return db.estimate(ctx, key, out)
 	}
 	out.Total, out.Mean = total, total.Mean()
 	if last := db.lastAck(key); !last.IsZero() && last.After(r.From) && !last.After(r.To) {
@@ -144,17 +144,6 @@ func withGaps(data []fleet.LatencyPoint, from, to, step int64) []fleet.LatencyPo
 	return out
 }
 
-// lvlFor is the coarsest series level that has the step.
-func lvlFor(step int64) int {
-	lvl := -1
-	for i, l := range levels {
-		if l.step <= step {
-			lvl = i
-		}
-	}
-	return lvl
-}
-
 // settled counts the deliveries that were settled in the range.
 func (db *DB) settled(ctx context.Context, key fleet.ConsumerKey, from, to, step int64) (int64, error) {
 	col := columnsOf[fleet.KindConsumer][acked]
@@ -173,7 +162,7 @@ func (db *DB) settled(ctx context.Context, key fleet.ConsumerKey, from, to, step
 // the rate at which deliveries are settled. On steady traffic of a hundred
 // messages a second and more it is within some 12 % of the mean; a stuck message
 // or bursts in step with the looks mislead it, and it knows no percentiles.
-func (db *DB) estimate(ctx context.Context, key fleet.ConsumerKey, out fleet.Latency, _ int) (fleet.Latency, error) {
+func (db *DB) estimate(ctx context.Context, key fleet.ConsumerKey, out fleet.Latency) (fleet.Latency, error) {
 	out.Source = fleet.Estimate
 	from, to := ms(out.From), ms(out.To)
 	step := max(out.Step.Milliseconds(), 2*db.intervalMS())

@@ -6,6 +6,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"ballast/fleet"
 	"ballast/internal/sketch"
@@ -29,6 +30,10 @@ import (
 //	Arrived     = d(delivered + pending) − Redelivered
 //	Share       = Samples / settled
 //
+// A range that is longer than two hours, or older than single looks are kept,
+// is measured from the roll-ups: to the minute or more coarsely, with the
+// backlog as the mean of its first and last step.
+//
 // A server that is asked to sample N % samples N+1 % (nats-server 2.15.2,
 // shouldSample); Share is what was measured, so it shows that as well as lost
 // samples. Without samples Mean is estimated by Little's law.
@@ -38,7 +43,9 @@ func (db *DB) Observe(ctx context.Context, s traffic.Split, r fleet.Range) ([]tr
 	for i, t := range s.Targets {
 		o := &out[i]
 		o.Target, o.Interval = t.Name, db.o.Interval
-		db.observeWorkers(o, targetKey{s.Name, t.Name}, r)
+		if err := db.observeWorkers(ctx, o, targetKey{s.Name, t.Name}, ms(r.To)); err != nil {
+			return nil, fmt.Errorf("observe the workers of %s of split %s: %w", t.Name, s.Name, err)
+		}
 		if t.Observe == nil {
 			continue
 		}
@@ -94,34 +101,79 @@ func sampledShare(freq string) float64 {
 	return min(float64(n+1)/100, 1)
 }
 
-func (db *DB) observeWorkers(o *traffic.Observation, k targetKey, r fleet.Range) {
+func (db *DB) observeWorkers(ctx context.Context, o *traffic.Observation, k targetKey, to int64) error {
 	db.mu.RLock()
-	defer db.mu.RUnlock()
-	c := db.crewAt(k, ms(r.To))
+	c := db.crewAt(k, to)
+	since := max(db.workers.epoch, ms(db.o.Now())-recent.Milliseconds())
+	db.mu.RUnlock()
 	if c.processes == 0 {
-		return
+		if to >= since {
+			return nil
+		}
+		return db.observePastWorkers(ctx, o, k, to)
 	}
 	o.Workers = c.workers
 	o.Processed, o.Failed = c.processed, c.failed
 	o.Processing = c.mean()
 	o.CPU = c.cpu / float64(c.processes)
 	o.ReportedAt = fromMS(c.at)
+	return nil
 }
 
-var observed = func() []column {
-	all := columnsOf[fleet.KindConsumer]
-	return []column{all[arrived], all[delivered], all[acked], all[pending], all[inFlight], all[redelivered]}
-}()
+// observePastWorkers reads from the series what memory no longer has.
+func (db *DB) observePastWorkers(ctx context.Context, o *traffic.Observation, k targetKey, to int64) error {
+	ids, err := db.lives(ctx, fleet.WorkerEntity(k.split, k.target), to)
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	all := columnsOf[fleet.KindWorker]
+	const iWorkers, iCPU, iProcessing = 0, 1, 2
+	cols := []column{all[2], all[5], all[7]}
+	from := to - gapAfter(db.intervalMS())
+	return db.chunks(ctx, ids[len(ids)-1], cols, from, to, func(c chunk) error {
+		for i, at := range c.at {
+			if at <= from || at > to || c.cols[iWorkers] == nil {
+				continue
+			}
+			o.Workers, o.ReportedAt = int(c.cols[iWorkers][i]), fromMS(at)
+			if v := c.cols[iCPU]; v != nil {
+				o.CPU = float64(v[i]) / cols[iCPU].scale
+			}
+			if v := c.cols[iProcessing]; v != nil && v[i] != absent {
+				o.Processing = time.Duration(v[i]) * time.Microsecond
+			}
+		}
+		return nil
+	})
+}
+
+// observed are the columns of a consumer that an observation is made of.
+var observed = [...]column{
+	iArrived:   columnsOf[fleet.KindConsumer][arrived],
+	iDelivered: columnsOf[fleet.KindConsumer][delivered],
+	iAcked:     columnsOf[fleet.KindConsumer][acked],
+	iPending:   columnsOf[fleet.KindConsumer][pending],
+	iFlying:    columnsOf[fleet.KindConsumer][inFlight],
+	iAgain:     columnsOf[fleet.KindConsumer][redelivered],
+}
+
+const (
+	iArrived = iota // the first three are counters
+	iDelivered
+	iAcked
+	iPending
+	iFlying
+	iAgain
+)
 
 func (db *DB) observeConsumer(ctx context.Context, o *traffic.Observation, key fleet.ConsumerKey, share float64, from, to int64) error {
-	id, err := db.lifeAt(ctx, key, from, to)
+	if to-from > 2*hour || ms(db.o.Now())-from > db.o.Retention.Raw.Milliseconds() {
+		return db.observeLong(ctx, o, key, share, from, to)
+	}
+	id, err := db.lifeAt(ctx, key, to)
 	if err != nil || id == 0 {
 		return err
 	}
-	// A look, by the columns of observed.
-	const (
-		iArrived, iDelivered, iAcked, iPending, iFlying, iAgain = 0, 1, 2, 3, 4, 5
-	)
 	var (
 		begin, end  int64 // times of the first and the last look
 		before, now [6]int64
@@ -129,7 +181,7 @@ func (db *DB) observeConsumer(ctx context.Context, o *traffic.Observation, key f
 		law         littles
 		again       int64
 	)
-	err = db.chunks(ctx, id, observed, from, to, func(c chunk) error {
+	err = db.chunks(ctx, id, observed[:], from, to, func(c chunk) error {
 		for i, at := range c.at {
 			if at > to {
 				return nil
@@ -174,6 +226,12 @@ func (db *DB) observeConsumer(ctx context.Context, o *traffic.Observation, key f
 	if begin == end {
 		return nil
 	}
+	return db.finishObservation(ctx, o, key, share, begin, end, grown, again, law)
+}
+
+// finishObservation adds what the samples say and derives the counts.
+func (db *DB) finishObservation(ctx context.Context, o *traffic.Observation, key fleet.ConsumerKey, share float64,
+	begin, end int64, grown [3]int64, again int64, law littles) error {
 	latency, sampledAgain, err := db.acksBetween(ctx, key, begin, end)
 	if err != nil {
 		return err
@@ -195,9 +253,51 @@ func (db *DB) observeConsumer(ctx context.Context, o *traffic.Observation, key f
 	return nil
 }
 
+// observeLong measures a long or old range from cells.
+func (db *DB) observeLong(ctx context.Context, o *traffic.Observation, key fleet.ConsumerKey, share float64, from, to int64) error {
+	lvl := db.levelFor(from, max((to-from)/120, minute))
+	step := max(minute, db.intervalMS())
+	if lvl >= 0 {
+		step = levels[lvl].step
+	}
+	var cols [len(observed)][]cell
+	for i, col := range observed {
+		var err error
+		if cols[i], _, err = db.cells(ctx, key.Entity(), col, lvl, from, to, step); err != nil {
+			return err
+		}
+	}
+	waiting, flying := cols[iPending], cols[iFlying]
+	if len(waiting) == 0 || len(flying) == 0 {
+		return nil
+	}
+	mean := func(c cell) float64 { return float64(c.sum) / float64(c.n) }
+	begin, end := max(waiting[0].at, from), min(waiting[len(waiting)-1].at+step, to)
+	o.From, o.To = fromMS(begin), fromMS(end)
+	o.Backlog0 = uint64(math.Round(mean(waiting[0]) + mean(flying[0])))
+	o.InFlight = uint64(math.Round(mean(flying[len(flying)-1])))
+	o.Backlog = uint64(math.Round(mean(waiting[len(waiting)-1]))) + o.InFlight
+	var grown [3]int64
+	var law littles
+	for i := range grown {
+		for _, c := range cols[i] {
+			grown[i] += c.sum
+			if i == iAcked {
+				law.settled += c.sum
+				law.covered += c.covered
+			}
+		}
+	}
+	for _, c := range flying {
+		law.flying += c.sum
+		law.looks += c.n
+	}
+	return db.finishObservation(ctx, o, key, share, begin, end, grown, 0, law)
+}
+
 // lifeAt finds the consumer's newest life that has looks at or before to; 0
 // when there is none.
-func (db *DB) lifeAt(ctx context.Context, key fleet.ConsumerKey, from, to int64) (int64, error) {
+func (db *DB) lifeAt(ctx context.Context, key fleet.ConsumerKey, to int64) (int64, error) {
 	name := key.Entity()
 	db.mu.RLock()
 	e := db.newest[name]

@@ -122,7 +122,7 @@ func TestObserveSharesOutEverything(t *testing.T) {
 	// The same after a kill, in one piece, and once everything is sealed.
 	start := c.now().Add(-399 * time.Second)
 	want := observe(t, db, start, c.now())
-	again := openTest(t, copyDir(t, dir), c, Options{})
+	again := openTest(t, copyDir(t, dir), c, Options{Account: "APP"})
 	got := observe(t, again, start, c.now())
 	if got.Samples != want.Samples || got.Acked != want.Acked || got.Mean != want.Mean || want.Samples == 0 {
 		t.Errorf("after a kill %+v, want %+v", got, want)

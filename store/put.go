@@ -8,10 +8,16 @@ import (
 	"ballast/fleet"
 )
 
+// maxEntities in memory: names come from clients, and whoever creates things
+// without end must not fill our memory. Beyond it new ones are not recorded.
+const maxEntities = 25_000
+
 // PutSnapshot records one look at the whole system, in one transaction: when it
 // returns nil, a crash or a power cut does not lose it. Figures that are no
 // newer than those recorded before (a server that did not answer) are not
 // recorded again, so that a gap stays a gap.
+//
+// When the disk refuses, Latest and Rates show the look all the same.
 func (db *DB) PutSnapshot(ctx context.Context, s fleet.Snapshot) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -24,24 +30,7 @@ func (db *DB) PutSnapshot(ctx context.Context, s fleet.Snapshot) error {
 	db.put.Lock()
 	defer db.put.Unlock()
 	set.rows = db.workerRows(set)
-
-	db.mu.RLock()
-	if db.open == nil || set.taken >= db.open.end {
-		db.chain = nil // a slot's first row stands alone, so that what is gone is not carried on
-	}
-	var fresh []int // rows whose entity is not in memory
-	for i := range set.rows {
-		r := &set.rows[i]
-		r.e = db.entities[r.ref]
-		switch {
-		case r.e == nil:
-			fresh = append(fresh, i)
-		case r.at <= r.e.at:
-			r.e = nil
-		}
-	}
-	db.mu.RUnlock()
-
+	fresh := db.match(ctx, set)
 	added := map[entityRef]*entity{}
 	err := inTx(ctx, db.metrics.w, func(tx *sql.Tx) error {
 		for _, i := range fresh {
@@ -57,27 +46,72 @@ func (db *DB) PutSnapshot(ctx context.Context, s fleet.Snapshot) error {
 		}
 		return db.insertTick(ctx, tx, set)
 	})
-	if err != nil {
-		db.chain = nil // the row that would have been is not there to build on
-		return fmt.Errorf("record snapshot: %w", err)
-	}
 
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	for _, e := range added {
-		db.remember(e)
-	}
-	h := db.headFor(set.taken)
-	h.lastTick = set.tick
-	for i := range set.rows {
-		if r := &set.rows[i]; r.e != nil {
-			h.add(r.e, r.at, r.v)
-			db.look(r.e, r.at, r.v)
+	var h *head
+	if err == nil {
+		for _, e := range added {
+			db.remember(e)
 		}
+		h = db.headFor(set.taken)
+		h.lastTick = set.tick
+	} else {
+		db.chain = nil // the row that would have been is not there to build on
+	}
+	for _, r := range set.rows {
+		if r.e == nil || err != nil && added[r.ref] != nil {
+			continue
+		}
+		if h != nil {
+			h.add(r.e, r.at, r.v)
+		}
+		db.look(r.e, r.at, r.v)
 	}
 	db.rates.Store(db.ratesOf(&s, set))
 	db.latest.Store(&s)
+	if err != nil {
+		return fmt.Errorf("record snapshot: %w", err)
+	}
 	return nil
+}
+
+// match gives the rows their entities and returns those whose entity is not in
+// memory. The caller holds put.
+func (db *DB) match(ctx context.Context, set *rowSet) (fresh []int) {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	if db.open == nil || set.taken >= db.open.end {
+		db.chain = nil // a slot's first row stands alone, so that what is gone is not carried on
+	}
+	if back := set.taken < db.taken; back != db.back {
+		if db.back = back; back {
+			db.log.ErrorContext(ctx, "the clock stepped back: nothing is recorded until it has caught up", "to", fromMS(db.taken))
+		}
+	}
+	db.taken = max(db.taken, set.taken)
+	refused := 0
+	for i := range set.rows {
+		r := &set.rows[i]
+		if r.skip {
+			continue
+		}
+		r.e = db.entities[r.ref]
+		switch {
+		case r.e == nil && len(db.entities)+len(fresh) >= maxEntities:
+			refused++
+		case r.e == nil:
+			fresh = append(fresh, i)
+		case r.at <= r.e.at:
+			r.e = nil
+		}
+	}
+	if (refused > 0) != db.full {
+		if db.full = refused > 0; db.full {
+			db.log.ErrorContext(ctx, "there are more things than are recorded", "limit", maxEntities, "left_out", refused)
+		}
+	}
+	return fresh
 }
 
 // insertTick writes the journal row of the rows that have an entity.

@@ -94,18 +94,22 @@ func (db *DB) chunks(ctx context.Context, id int64, cols []column, from, to int6
 		}
 	}
 	db.mu.RUnlock()
-	err := db.blobs(ctx, "raw", id, (from-maxUnits*unit)/unit, to/unit+1, func(slot int64, data []byte) error {
-		if known[slot] {
-			return nil
-		}
-		c, err := decodeBlock(data, db.layouts, cols, slot*unit)
+	// What is in memory is the newest, without a hole: when it begins before the
+	// range does, nothing on disk is needed.
+	if len(inMemory) == 0 || inMemory[0].at[0] >= from {
+		err := db.blobs(ctx, "raw", id, (from-maxUnits*unit)/unit, to/unit+1, func(slot int64, data []byte) error {
+			if known[slot] {
+				return nil
+			}
+			c, err := decodeBlock(data, db.layouts, cols, slot*unit)
+			if err != nil {
+				return err
+			}
+			return f(c)
+		})
 		if err != nil {
 			return err
 		}
-		return f(c)
-	})
-	if err != nil {
-		return err
 	}
 	for _, c := range inMemory {
 		if err := f(c); err != nil {

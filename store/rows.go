@@ -10,10 +10,11 @@ import (
 
 // row is one look at one entity.
 type row struct {
-	ref entityRef
-	at  int64
-	v   []int64
-	e   *entity // nil: not recorded, because nothing new was measured
+	ref  entityRef
+	at   int64
+	v    []int64
+	skip bool    // it has no figures
+	e    *entity // nil: not recorded, because nothing new was measured
 }
 
 // rowSet is a snapshot as rows, one for each element of its slices and in
@@ -63,7 +64,8 @@ func rowsOf(s *fleet.Snapshot) *rowSet {
 		if x.JetStream != nil {
 			mem, disk = count(x.JetStream.Memory), count(x.JetStream.Store)
 		}
-		if x.State != fleet.Unreachable {
+		known := x.State != fleet.Unread && (x.State != fleet.Unreachable || !x.At.IsZero())
+		if x.State != fleet.Unreachable && x.State != fleet.Unread {
 			answers++
 			answered.Write([]byte(x.ID))
 		}
@@ -71,6 +73,7 @@ func rowsOf(s *fleet.Snapshot) *rowSet {
 			count(x.InMsgs), count(x.OutMsgs), count(x.InBytes), count(x.OutBytes),
 			int64(math.Round(x.CPU*100)), x.Mem, int64(x.Conns), int64(x.Subs),
 			count(x.SlowConsumers), mem, disk, micros(x.RTT))
+		set.rows[len(set.rows)-1].skip = !known
 	}
 	name := func(id string) string {
 		if n := names[id]; n != "" {

@@ -43,8 +43,9 @@ func checkRange(r fleet.Range, points *int) error {
 }
 
 // Series answers one column of one entity. Buckets start at multiples of Step,
-// so that a moving range does not change the points it has shown. A bucket in
-// which nothing was measured has a point with N = 0 at the gap's beginning.
+// so that a moving range does not change the points it has shown. A gap has one
+// point with N = 0, at its beginning; a bucket that is empty because a look came
+// a little late has none.
 func (db *DB) Series(ctx context.Context, q fleet.SeriesQuery) (fleet.Series, error) {
 	col, err := findColumn(q.Kind, q.Column)
 	if err != nil {
@@ -63,14 +64,10 @@ func (db *DB) Series(ctx context.Context, q fleet.SeriesQuery) (fleet.Series, er
 	if err != nil {
 		return fleet.Series{}, fmt.Errorf("series %s of %s %q: %w", q.Column, q.Kind, q.Key, err)
 	}
-	out := fleet.Series{SeriesQuery: q, Unit: col.unit, Source: sourceOf(q.Kind), Step: time.Duration(step) * time.Millisecond}
+	out := fleet.Series{SeriesQuery: q, Unit: col.unit, Source: db.sourceOf(q.Kind), Step: time.Duration(step) * time.Millisecond}
 	// Where looks are about as far apart as buckets are wide, an empty bucket is
 	// no gap; only the looks themselves tell.
-	limit := step
-	if step < gapAfter(db.intervalMS()) {
-		limit = gapAfter(db.intervalMS())
-		out.Step = time.Duration(limit) * time.Millisecond
-	}
+	limit := max(step, gapAfter(db.intervalMS()))
 	gap := func(at int64) {
 		out.Data = append(out.Data, fleet.Point{At: fromMS(at)})
 	}
@@ -87,7 +84,7 @@ func (db *DB) Series(ctx context.Context, q fleet.SeriesQuery) (fleet.Series, er
 		out.Data = append(out.Data, col.point(c))
 		last = c.at
 	}
-	if end := floor(to-1, step); end-last > limit && end-last > gapAfter(db.intervalMS()) {
+	if end := floor(to-1, step); end-last > limit {
 		gap(last + step)
 	}
 	return out, nil
@@ -168,10 +165,24 @@ func (c column) point(x cell) fleet.Point {
 	return p
 }
 
-func sourceOf(k fleet.Kind) fleet.Source {
-	switch k {
-	case fleet.KindWorker:
+// sourceOf is where the newest figures of a kind came from.
+func (db *DB) sourceOf(k fleet.Kind) fleet.Source {
+	if k == fleet.KindWorker {
 		return fleet.Report
 	}
-	return fleet.Monitoring
+	s := db.Latest()
+	source := fleet.Monitoring
+	for _, x := range s.Servers {
+		if x.Source != "" {
+			source = x.Source
+			break
+		}
+	}
+	switch {
+	case k == fleet.KindStream && len(s.Streams) > 0 && s.Streams[0].Source != "":
+		source = s.Streams[0].Source
+	case k == fleet.KindConsumer && len(s.Consumers) > 0 && s.Consumers[0].Source != "":
+		source = s.Consumers[0].Source
+	}
+	return source
 }

@@ -107,7 +107,10 @@ type DB struct {
 	// put serialises the writers of looks, ACK windows and reports. It is taken
 	// before mu.
 	put   sync.Mutex
-	chain *chain // guarded by put: what the next tick row is a difference to
+	chain *chain // guarded by put, as all to the next blank: what the next tick row is a difference to
+	taken int64  // of the newest look, ms
+	back  bool   // the clock is behind it
+	full  bool   // there are more entities than are recorded
 
 	// sealing serialises the jobs that write blobs. It is taken before put.
 	sealing sync.Mutex

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -801,4 +802,96 @@ func TestReadersWhileWriting(t *testing.T) {
 	fill(t, db, c, 10, 700)
 	cancel()
 	wg.Wait()
+}
+
+// What the disk refuses is said, and is not taken for recorded.
+func TestDiskRefuses(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	dir := t.TempDir()
+	db := openTest(t, dir, c, Options{})
+	start := c.now()
+	fill(t, db, c, 0, 5)
+	if _, err := db.metrics.w.Exec("CREATE TRIGGER full BEFORE INSERT ON tick BEGIN SELECT RAISE(ABORT, 'disk full'); END"); err != nil {
+		t.Fatal(err)
+	}
+	for i := 5; i < 8; i++ {
+		s := look(c.add(time.Second), i)
+		s.Servers = append(s.Servers, fleet.Server{ID: "S9", Name: "n9", At: c.now(), Start: born})
+		if err := db.PutSnapshot(t.Context(), s); err == nil || !strings.Contains(err.Error(), "disk full") {
+			t.Fatalf("PutSnapshot = %v", err)
+		}
+	}
+	if !db.Latest().TakenAt.Equal(c.now()) || db.Rates().Servers["n1"].InMsgs != 100 {
+		t.Errorf("with a full disk, the latest look is of %v and the rate %v", db.Latest().TakenAt, db.Rates().Servers["n1"].InMsgs)
+	}
+	if _, err := db.metrics.w.Exec("DROP TRIGGER full"); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, db, c, 8, 5)
+	r := fleet.Range{From: start, To: c.now().Add(time.Second)}
+	want := series(t, db, fleet.KindServer, "n1", fleet.ColInMsgs, r, 5000)
+	if n := len(measured(want)); n != 8 {
+		t.Errorf("%d points, want 8: four before and four after", n)
+	}
+	got := series(t, openTest(t, copyDir(t, dir), c, Options{}), fleet.KindServer, "n1", fleet.ColInMsgs, r, 5000)
+	if !slices.Equal(got.Data, want.Data) {
+		t.Errorf("after a kill %v, want %v", got.Data, want.Data)
+	}
+}
+
+// Whoever creates things without end, and a server that has no figures.
+func TestWhatIsNotRecorded(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	db := openTest(t, t.TempDir(), c, Options{})
+	start := c.now()
+	for i := range 2 {
+		s := fleet.Snapshot{TakenAt: c.add(time.Second), Servers: []fleet.Server{{ID: "S1", Name: "unread", State: fleet.Unread}}}
+		for k := range maxEntities {
+			s.Streams = append(s.Streams, fleet.Stream{StreamKey: fleet.StreamKey{Account: "A", Stream: fmt.Sprint(i, "-", k)}, LastSeq: 1})
+		}
+		put(t, db, s)
+	}
+	if n := len(db.entities); n != maxEntities {
+		t.Errorf("%d entities, want %d", n, maxEntities)
+	}
+	s := series(t, db, fleet.KindServer, "unread", fleet.ColCPU, fleet.Range{From: start, To: c.now().Add(time.Second)}, 100)
+	if n := len(measured(s)); n != 0 {
+		t.Errorf("%d points of a server that was not read", n)
+	}
+}
+
+func TestClockStepsBack(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	dir := t.TempDir()
+	db := openTest(t, dir, c, Options{})
+	start := c.now()
+	fill(t, db, c, 0, 200)
+	c.add(-time.Minute)
+	fill(t, db, c, 200, 100)
+	r := fleet.Range{From: start, To: c.now().Add(time.Second)}
+	want := series(t, db, fleet.KindServer, "n1", fleet.ColMem, r, 5000)
+	if n := len(measured(want)); n != 240 {
+		t.Errorf("%d looks, want 240: 200 and those after the clock caught up", n)
+	}
+	got := series(t, openTest(t, copyDir(t, dir), c, Options{}), fleet.KindServer, "n1", fleet.ColMem, r, 5000)
+	if !slices.Equal(got.Data, want.Data) {
+		t.Error("after a kill the series differs")
+	}
+}
+
+func TestCancelledPut(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	db := openTest(t, t.TempDir(), c, Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := db.PutSnapshot(ctx, look(c.add(time.Second), 1)); !errors.Is(err, context.Canceled) {
+		t.Errorf("PutSnapshot = %v, want Canceled", err)
+	}
+	if !db.Latest().TakenAt.IsZero() {
+		t.Error("a look that was refused is shown")
+	}
 }
