@@ -317,6 +317,10 @@ func (c *Control) execute(ctx context.Context, ch traffic.Change, before record,
 		return c.reject(ctx, ch, unavailable("The KV bucket "+traffic.Bucket+" did not take the change; nothing was changed.",
 			"Its leader may be gone: an election takes up to nine seconds. Then try again.", err))
 	}
+	if errors.Is(err, errDenied) {
+		return c.reject(ctx, ch, &fleet.Error{Kind: fleet.Forbidden, Msg: "The NATS user of this console may not write the split; nothing was changed.",
+			Hint: fmt.Sprintf("Let it publish to $KV.%s.> or start the console with --read-only.", traffic.Bucket), Err: err})
+	}
 	if err != nil && !errors.Is(err, errRefused) {
 		c.log.WarnContext(ctx, "a write was not acknowledged", "split", ch.Split, "change", ch.ID, "err", err)
 	}

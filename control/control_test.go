@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"slices"
@@ -163,7 +162,7 @@ func console(tb testing.TB, cfg Config, tweak ...func(*Control)) (c *Control, st
 	if cfg.Every == 0 {
 		cfg.Every = 10 * time.Millisecond
 	}
-	cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	cfg.Log = slog.New(slog.DiscardHandler)
 	c = New(cfg)
 	for _, f := range tweak {
 		f(c)
@@ -610,7 +609,7 @@ func TestRefused(t *testing.T) {
 // console2 is console for one that never becomes ready.
 func console2(tb testing.TB, cfg Config) (*Control, func()) {
 	tb.Helper()
-	cfg.Ledger, cfg.Observer, cfg.Log = &memLedger{}, script(nil), slog.New(slog.NewTextHandler(io.Discard, nil))
+	cfg.Ledger, cfg.Observer, cfg.Log = &memLedger{}, script(nil), slog.New(slog.DiscardHandler)
 	return New(cfg), func() {}
 }
 
@@ -785,7 +784,7 @@ func TestRunWaitsForTheJournal(t *testing.T) {
 		}
 		return nil
 	}}
-	c := New(Config{Conn: nc, Ledger: l, Observer: script(nil), Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	c := New(Config{Conn: nc, Ledger: l, Observer: script(nil), Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
@@ -823,7 +822,7 @@ func TestConsoleComesUpBeforeNATS(t *testing.T) {
 	port := ln.Addr().(*net.TCPAddr).Port
 	ln.Close()
 	nc := natstest.Connect(t, fmt.Sprintf("nats://127.0.0.1:%d", port), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
-	c := New(Config{Conn: nc, Ledger: &memLedger{}, Observer: script(nil), Bake: always, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	c := New(Config{Conn: nc, Ledger: &memLedger{}, Observer: script(nil), Bake: always, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -135,6 +136,9 @@ var errRefused = errors.New("something else was written since")
 // errNobody says that no stream heard the write.
 var errNobody = errors.New("no stream listens")
 
+// errDenied says that the server refused the write for want of permission.
+var errDenied = errors.New("the server refuses it")
+
 // swap writes a document, or a delete marker when doc is nil, if token is still
 // the last sequence of the split's key.
 func (c *Control) swap(ctx context.Context, split, change string, doc []byte, token uint64) (uint64, error) {
@@ -151,6 +155,7 @@ func (c *Control) swap(ctx context.Context, split, change string, doc []byte, to
 	if doc == nil {
 		m.Header.Set(opHeader, "DEL")
 	}
+	said := c.cfg.Conn.LastError()
 	ack, err := c.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequencePerSubject(token))
 	var api *jetstream.APIError
 	switch {
@@ -160,6 +165,11 @@ func (c *Control) swap(ctx context.Context, split, change string, doc []byte, to
 		return 0, fmt.Errorf("%w: %w", errRefused, err)
 	case errors.Is(err, jetstream.ErrNoStreamResponse):
 		return 0, fmt.Errorf("%w: %w", errNobody, err)
+	}
+	// A refused publish times out; the reason comes on the side. Only one that
+	// was not there before the write is about this write.
+	if now := c.cfg.Conn.LastError(); now != said && errors.Is(now, nats.ErrPermissionViolation) && strings.Contains(now.Error(), fmt.Sprintf("Publish to %q", m.Subject)) {
+		return 0, fmt.Errorf("%w: %w", errDenied, now)
 	}
 	return 0, fmt.Errorf("write %s: %w", subject(split), err)
 }
@@ -260,7 +270,7 @@ func (c *Control) setTrouble(ctx context.Context, err error) {
 	case err != nil && (before == nil || words(before) != words(err)):
 		c.log.WarnContext(ctx, "the KV does not serve", "err", err)
 	case err == nil && before != nil:
-		c.log.InfoContext(ctx, "the KV serves again")
+		c.log.InfoContext(ctx, "the KV serves")
 	}
 }
 
