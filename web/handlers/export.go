@@ -21,6 +21,12 @@ import (
 // exportTime is RFC 3339 with the milliseconds that the store keeps.
 const exportTime = "2006-01-02T15:04:05.000Z07:00"
 
+// export answers a URL that ends in .csv or .json with what its page shows.
+// Durations in rows become milliseconds; the column's name should say so.
+func (s *Server) export(c echo.Context, name string, cols []string, rows iter.Seq[[]any], jsonValue any) error {
+	return sendTable(c, s.Now(), name, cols, rows, jsonValue)
+}
+
 // sendTable answers a URL that ends in .csv or .json with what its page shows:
 // the rows as CSV, or v as JSON. name becomes part of the file's name, which
 // carries the time at as well.
