@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -12,6 +13,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"ballast/internal/natstest"
+	"ballast/internal/wait"
+	"ballast/lb"
 	"ballast/traffic"
 )
 
@@ -105,6 +109,12 @@ func (l *logBook) Write(b []byte) (int, error) {
 	return l.buf.Write(b)
 }
 
+func (l *logBook) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
 func (l *logBook) count(text string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -112,3 +122,60 @@ func (l *logBook) count(text string) int {
 }
 
 func (l *logBook) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+// Not parallel: it looks at all goroutines, and tests that are parallel wait
+// until it is over.
+func TestRunLeavesNothingBehind(t *testing.T) {
+	srv := natstest.Server(t)
+	admin := natstest.Connect(t, srv.ClientURL())
+	js := jetStream(t, admin)
+	ordersStream(t, js, 1)
+	eastConsumer(t, js, ackWait)
+	put(t, bucket(t, js, 1), revision(1, 1, splitOf(weights{"east": 100})))
+	admin.Close()
+
+	nc, err := lb.Connect(srv.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := lb.NewPublisher(nc, "orders", lb.WithResync(5*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := config(func(context.Context, jetstream.Msg) error { return nil })
+	cfg.ReportEvery, cfg.Concurrency = 5*time.Millisecond, 4
+	w := worker(t, nc, cfg)
+	if n := ours(); n > 0 {
+		t.Errorf("New started %d goroutines", n)
+	}
+	stopPublisher, stopWorker := running(t, "publisher", p.Run), running(t, "worker", w.Run)
+	ready(t, p)
+	for range 20 {
+		if _, err := p.PublishJS(t.Context(), &nats.Msg{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wait.For(t, 10*time.Second, "the orders", func() bool { return w.Stats().Processed == 20 })
+	stopPublisher()
+	stopWorker()
+	if n := ours(); n > 0 {
+		t.Errorf("%d goroutines are left when Run has returned", n)
+	}
+	wait.For(t, 5*time.Second, "the end of the subscriptions", func() bool { return nc.NumSubscriptions() <= 1 }) // the client's own, for replies
+	nc.Close()
+	wait.For(t, 5*time.Second, "the end of the client's goroutines", func() bool { return count("nats.go") == 0 })
+}
+
+// ours counts the goroutines that run code of package lb.
+func ours() int { return count("ballast/lb.(") }
+
+func count(text string) int {
+	buf := make([]byte, 1<<20)
+	n := 0
+	for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		if strings.Contains(g, text) && !strings.Contains(g, "lb_test.count") {
+			n++
+		}
+	}
+	return n
+}

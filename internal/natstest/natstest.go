@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -62,8 +63,33 @@ func Server(tb testing.TB, opts ...Option) *server.Server {
 	tb.Helper()
 	dir := tb.TempDir() // asked for before the cleanup below, so removed after it
 	srv := start(tb, options(tb, dir, opts))
-	tb.Cleanup(func() { stop(srv) })
+	tb.Cleanup(func() { shutDown(srv) })
 	return srv
+}
+
+// ForExample starts the server of Server for a testable example, which has no
+// testing.TB. stop ends it and removes its files.
+func ForExample() (srv *server.Server, stop func()) {
+	dir, err := os.MkdirTemp("", "natstest-")
+	if err != nil {
+		panic(err)
+	}
+	o := &server.Options{}
+	if err := o.ProcessConfigString(base(dir)); err != nil {
+		panic(err)
+	}
+	o.NoLog, o.NoSigs = true, true
+	if srv, err = server.NewServer(o); err != nil {
+		panic(err)
+	}
+	srv.Start()
+	if !srv.ReadyForConnections(startTimeout) {
+		panic("the nats-server of the example did not start")
+	}
+	return srv, func() {
+		shutDown(srv)
+		os.RemoveAll(dir)
+	}
 }
 
 // Connect connects to a server and closes the connection when the test ends.
@@ -80,14 +106,18 @@ func Connect(tb testing.TB, url string, opts ...nats.Option) *nats.Conn {
 // MonitorURL is the base of the server's monitoring endpoints.
 func MonitorURL(srv *server.Server) string { return "http://" + srv.MonitorAddr().String() }
 
-func options(tb testing.TB, dir string, opts []Option) *server.Options {
-	tb.Helper()
-	c := config{text: fmt.Sprintf(`
+func base(dir string) string {
+	return fmt.Sprintf(`
 host: 127.0.0.1
 port: -1
 http: "127.0.0.1:-1"
 jetstream { store_dir: %q, max_memory_store: 256MB, max_file_store: 1GB }
-`, dir)}
+`, dir)
+}
+
+func options(tb testing.TB, dir string, opts []Option) *server.Options {
+	tb.Helper()
+	c := config{text: base(dir)}
 	for _, o := range opts {
 		o(&c)
 	}
@@ -110,13 +140,13 @@ func start(tb testing.TB, o *server.Options) *server.Server {
 	}
 	srv.Start()
 	if !srv.ReadyForConnections(startTimeout) {
-		stop(srv)
+		shutDown(srv)
 		tb.Fatalf("the nats-server on port %d did not start within %v", o.Port, startTimeout)
 	}
 	return srv
 }
 
-func stop(srv *server.Server) {
+func shutDown(srv *server.Server) {
 	srv.Shutdown()
 	srv.WaitForShutdown()
 }
@@ -150,7 +180,7 @@ func Cluster(tb testing.TB, n int, opts ...Option) *Servers {
 	tb.Cleanup(func() {
 		for _, srv := range c.srv {
 			if srv != nil {
-				stop(srv)
+				shutDown(srv)
 			}
 		}
 	})
@@ -209,7 +239,7 @@ func (c *Servers) Kill(i int) {
 	if c.srv[i] == nil {
 		c.tb.Fatalf("kill server n%d: it is down already", i+1)
 	}
-	stop(c.srv[i])
+	shutDown(c.srv[i])
 	c.srv[i] = nil
 }
 
