@@ -209,8 +209,13 @@ func (y yamlFile) Validate(app *kong.Application) error {
 	return bad.err()
 }
 
-// Resolve returns the file's value for a flag.
+// Resolve returns the file's value for a flag, unless the environment has one.
 func (y yamlFile) Resolve(_ *kong.Context, _ *kong.Path, f *kong.Flag) (any, error) {
+	for _, name := range f.Envs {
+		if _, ok := os.LookupEnv(name); ok {
+			return nil, nil
+		}
+	}
 	v, ok := y[f.Name]
 	if !ok {
 		return nil, nil
