@@ -362,10 +362,8 @@ func (db *DB) sealAckSlot(ctx context.Context, slot int64) error {
 	}
 	slices.SortFunc(rows, func(a, b blobRow) int { return cmp.Compare(a.k, b.k) })
 	err := db.writeBlobs(ctx, l.table, rows, func(ctx context.Context, tx *sql.Tx) error {
-		for id := range cells {
-			if _, err := tx.ExecContext(ctx, "UPDATE entity SET last_ms = max(last_ms, ?2) WHERE id = ?1", id, slot+l.span-1); err != nil {
-				return err
-			}
+		if err := seenUntil(ctx, tx, rows, slot+l.span-1); err != nil {
+			return err
 		}
 		if _, err := tx.ExecContext(ctx, "DELETE FROM acks WHERE slot <= ?", slot); err != nil {
 			return err

@@ -34,12 +34,10 @@ func observe(tb testing.TB, db *DB, from, to time.Time) traffic.Observation {
 
 // flow is a consumer whose every message is accounted for.
 type flow struct {
-	rnd                                     *rand.Rand
-	arrived, delivered, acked, again        uint64
-	waiting, flying                         uint64
-	samples                                 []time.Duration
-	sampledAgain                            uint64
-	totalArrived, totalAcked, totalSettled0 uint64
+	rnd                              *rand.Rand
+	arrived, delivered, acked, again uint64
+	waiting, flying                  uint64
+	samples                          []time.Duration
 }
 
 // second lets a second pass and returns the consumer and its ACK window.

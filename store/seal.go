@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -115,11 +116,8 @@ func (db *DB) seal(ctx context.Context, h *head) error {
 		}
 	}
 	err := db.writeBlobs(ctx, "raw", rows, func(ctx context.Context, tx *sql.Tx) error {
-		for _, b := range blocks {
-			if _, err := tx.ExecContext(ctx, "UPDATE entity SET last_ms = max(last_ms, ?2) WHERE id = ?1",
-				b.e.id, b.at[len(b.at)-1]); err != nil {
-				return err
-			}
+		if err := seenUntil(ctx, tx, rows, h.end-1); err != nil {
+			return err
 		}
 		if _, err := tx.ExecContext(ctx, "DELETE FROM tick WHERE id <= ?", h.lastTick); err != nil {
 			return err
@@ -135,6 +133,24 @@ func (db *DB) seal(ctx context.Context, h *head) error {
 	db.sealed = h.end
 	return nil
 }
+
+// seenUntil notes that the entities of the blobs were there.
+func seenUntil(ctx context.Context, tx *sql.Tx, rows []blobRow, at int64) error {
+	ids := []byte{'['}
+	for i, r := range rows {
+		if i > 0 {
+			ids = append(ids, ',')
+		}
+		ids = strconv.AppendInt(ids, r.k&entityMask, 10)
+	}
+	ids = append(ids, ']')
+	if _, err := tx.ExecContext(ctx, seenSQL, at, string(ids)); err != nil {
+		return fmt.Errorf("note %d entities: %w", len(rows), err)
+	}
+	return nil
+}
+
+const seenSQL = "UPDATE entity SET last_ms = max(last_ms, ?1) WHERE id IN (SELECT value FROM json_each(?2))"
 
 // rollUp builds every roll-up slot whose source is complete. It can be stopped
 // and started at any point: a slot is built anew until its mark is set.

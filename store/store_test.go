@@ -440,12 +440,21 @@ func TestRollUpEqualsRaw(t *testing.T) {
 			t.Errorf("%d rows in %s, %v", n, table, err)
 		}
 	}
-	// Built twice, it is the same.
-	if _, err := db.metrics.w.Exec("DELETE FROM mark WHERE k LIKE 'r_'"); err != nil {
+	// Stopped half-way and built again, it is the same.
+	whole := dump(t, db, "r1")
+	if _, err := db.metrics.w.Exec("DELETE FROM mark WHERE k LIKE 'r_'; DELETE FROM r1 WHERE k % 2"); err != nil {
 		t.Fatal(err)
+	}
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	if err := db.rollUp(stopped); !errors.Is(err, context.Canceled) {
+		t.Errorf("rollUp stopped = %v", err)
 	}
 	if err := db.rollUp(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if again := dump(t, db, "r1"); again != whole {
+		t.Error("r1 built a second time differs from the first")
 	}
 	// A chart uses it, and shows the gap.
 	s := series(t, db, fleet.KindServer, "n1", fleet.ColInMsgs, r, 480)
@@ -461,6 +470,16 @@ func TestRollUpEqualsRaw(t *testing.T) {
 	if gaps != 1 {
 		t.Errorf("%d gaps, want 1", gaps)
 	}
+}
+
+// dump is the content of a table of blobs.
+func dump(tb testing.TB, db *DB, table string) string {
+	tb.Helper()
+	var s string
+	if err := db.metrics.r.QueryRow("SELECT coalesce(group_concat(k || hex(d), ' '), '') FROM (SELECT k, d FROM " + table + " ORDER BY k)").Scan(&s); err != nil {
+		tb.Fatal(err)
+	}
+	return s
 }
 
 func TestRetentionAndSizeLimit(t *testing.T) {
@@ -513,6 +532,13 @@ func TestRetentionAndSizeLimit(t *testing.T) {
 	}
 	if raw != 0 && used > db.o.SizeLimit {
 		t.Errorf("%d bytes are used with a limit of %d, and %d raw rows are there", used, db.o.SizeLimit, raw)
+	}
+	var pages, free int64
+	if err := db.metrics.r.QueryRow("SELECT p.page_count, f.freelist_count FROM pragma_page_count p, pragma_freelist_count f").Scan(&pages, &free); err != nil {
+		t.Fatal(err)
+	}
+	if free*5 >= pages {
+		t.Errorf("%d of %d pages are free and were not given back", free, pages)
 	}
 	fill(t, db, c, 10_000, 5)
 }
@@ -731,6 +757,7 @@ func TestHotQueriesUseTheirKeys(t *testing.T) {
 		{db.metrics, livesSQL, []any{"server", "n1", 1}, "SEARCH entity USING INDEX sqlite_autoindex_entity_1 (kind=? AND name=?)"},
 		{db.metrics, aliveSQL, []any{1, 2}, "entity_last"},
 		{db.metrics, eventsSQL, []any{1, 2, 3}, "SEARCH event USING INDEX event_ts"},
+		{db.metrics, seenSQL, []any{1, "[1,2]"}, "SEARCH entity USING INTEGER PRIMARY KEY"},
 		{db.metrics, "DELETE FROM raw WHERE k < ?", []any{1}, "SEARCH raw USING INTEGER PRIMARY KEY"},
 		{db.console, entries, args, "SEARCH journal USING INDEX journal_split"},
 		{db.console, byChange, changeArgs, "SEARCH journal USING INDEX journal_change"},
@@ -799,7 +826,7 @@ func TestReadersWhileWriting(t *testing.T) {
 			}
 		})
 	}
-	fill(t, db, c, 10, 700)
+	fill(t, db, c, 10, 400)
 	cancel()
 	wg.Wait()
 }
@@ -893,5 +920,46 @@ func TestCancelledPut(t *testing.T) {
 	}
 	if !db.Latest().TakenAt.IsZero() {
 		t.Error("a look that was refused is shown")
+	}
+}
+
+// A power cut may leave any beginning of the write-ahead log: what is read is
+// then a beginning of what was written.
+func TestCutLog(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	dir := t.TempDir()
+	db := openTest(t, dir, c, Options{})
+	start := c.now()
+	for i := range 30 {
+		put(t, db, look(c.add(time.Second), i))
+		appendAll(t, db.Journal(), 1)
+	}
+	rnd := rand.New(rand.NewPCG(27, 28))
+	for range 40 {
+		cut := copyDir(t, dir)
+		for _, name := range []string{"metrics.db-wal", "console.db-wal"} {
+			st, err := os.Stat(filepath.Join(cut, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(filepath.Join(cut, name), rnd.Int64N(st.Size())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		part, err := Open(t.Context(), cut, Options{Now: c.now, Interval: time.Second})
+		if err != nil {
+			t.Fatalf("Open of a cut log: %v", err)
+		}
+		for i, p := range measured(series(t, part, fleet.KindConsumer, eastKey.Entity().Key, fleet.ColInFlight, fleet.Range{From: start, To: c.now().Add(time.Second)}, 5000)) {
+			if p.Avg != float64(i) {
+				t.Errorf("look %d says %v", i, p.Avg)
+			}
+		}
+		if err := part.Journal().Verify(t.Context()); err != nil {
+			t.Error(err)
+		}
+		put(t, part, look(c.now().Add(time.Second), 99))
+		part.Close()
 	}
 }
