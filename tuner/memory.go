@@ -1,6 +1,7 @@
 package tuner
 
 import (
+	"maps"
 	"math"
 	"time"
 
@@ -98,6 +99,77 @@ const (
 	absurdWorkers    = 100_000
 	absurdProcessing = time.Hour
 )
+
+// learn returns the memory with the observations in it, and whether they
+// brought anything new.
+func (m memory) learn(cfg Config, now time.Time, rev traffic.Revision, obs []traffic.Observation) (memory, bool) {
+	if m.targets == nil || rev.Number < m.rev {
+		m = memory{rev: rev.Number, since: rev.At, weights: rev.Split.Weights(), damp: 1, targets: map[string]target{}}
+	}
+	if rev.Number > m.rev {
+		m = m.follow(cfg, now, rev)
+	}
+	old := m.targets
+	m.targets = make(map[string]target, len(rev.Split.Targets))
+	newest := m.until
+	for _, t := range rev.Split.Targets {
+		learned := old[t.Name]
+		for _, o := range obs {
+			if o.Target == t.Name {
+				learned = learned.learn(cfg, now, o)
+			}
+		}
+		m.targets[t.Name] = learned
+		if learned.until.After(newest) {
+			newest = learned.until
+		}
+	}
+	if !newest.After(m.until) {
+		return m, false
+	}
+	rate, length := 0.0, pace
+	for _, t := range tuned(rev.Split) {
+		rate += m.targets[t.Name].arrival
+	}
+	if m.rated {
+		length = newest.Sub(m.until)
+		keep := math.Pow(0.5, float64(length)/float64(pace))
+		rate = keep*m.rate + (1-keep)*rate
+	}
+	m.rate, m.rated, m.until = rate, true, newest
+	return m, true
+}
+
+// follow takes note of a new revision: how it moved the weights decides how
+// boldly the next move may go the other way, and latencies measured under the
+// old weights explain nothing any more.
+func (m memory) follow(cfg Config, now time.Time, rev traffic.Revision) memory {
+	weights := rev.Split.Weights()
+	moved := map[string]int{}
+	against := 0
+	for name, w := range weights {
+		if was, ok := m.weights[name]; ok && was != w {
+			moved[name] = w - was
+			against += moved[name] * m.moved[name]
+		}
+	}
+	if len(moved) > 0 {
+		if against < 0 && now.Sub(m.since) < cfg.DampWindow {
+			m.damp = max(0.2, m.damp/2)
+		} else {
+			m.damp = min(1, m.damp*1.25)
+		}
+		m.moved, m.since = moved, now
+		targets := maps.Clone(m.targets)
+		for name, t := range targets {
+			t.before, t.current = span{}, span{}
+			targets[name] = t
+		}
+		m.targets = targets
+	}
+	m.rev, m.weights, m.wanting = rev.Number, weights, 0
+	return m
+}
 
 // learn returns t with what the window o teaches.
 func (t target) learn(cfg Config, now time.Time, o traffic.Observation) target {
