@@ -35,6 +35,9 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	w := newWorld()
+	if *fleetSize > 0 {
+		w.grow(*fleetSize)
+	}
 	w.now = time.Now
 	w.shift(time.Now())
 	s := New(w.deps())
@@ -316,11 +319,21 @@ func (w *world) shift(now time.Time) {
 			h[i].At = h[i].At.Add(d)
 		}
 	}
+	for k, dec := range w.decisions {
+		dec.At = dec.At.Add(d)
+		w.decisions[k] = dec
+	}
 	go func() { // the figures stay young
 		for range time.Tick(time.Second) {
 			w.mu.Lock()
 			s := *w.snap
 			s.TakenAt = time.Now()
+			s.Servers = slices.Clone(s.Servers)
+			for i := range s.Servers {
+				if s.Servers[i].State != fleet.Unreachable {
+					s.Servers[i].At = s.TakenAt
+				}
+			}
 			w.snap = &s
 			w.mu.Unlock()
 		}

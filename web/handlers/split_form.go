@@ -353,23 +353,28 @@ func diffLines(before, after traffic.Split) []templates.DiffLine {
 		}
 	}
 	words := func(t traffic.Target) string {
-		return fmt.Sprintf("%-*s %3d %%  %-5s  tier %d  %s%s", width, t.Name, t.Weight, t.State, t.Tier, t.Subject, observedWords(t.Observe))
+		return fmt.Sprintf("%-*s %3d %%  %-5s  tier %d", width, t.Name, t.Weight, t.State, t.Tier)
 	}
+	full := func(t traffic.Target) string { return words(t) + "  " + t.Subject + observedWords(t.Observe) }
 	for _, t := range after.Targets {
 		old, ok := before.Target(t.Name)
-		switch is := words(t); {
+		show := full // where a target is and how it is measured is shown when it is new or changes
+		if ok && strings.TrimPrefix(full(old), words(old)) == strings.TrimPrefix(full(t), words(t)) {
+			show = words
+		}
+		switch {
 		case !ok:
-			put("+", "%s", is)
-		case words(old) == is:
-			put(" ", "%s", is)
+			put("+", "%s", show(t))
+		case full(old) == full(t):
+			put(" ", "%s", show(t))
 		default:
-			put("-", "%s", words(old))
-			put("+", "%s", is)
+			put("-", "%s", show(old))
+			put("+", "%s", show(t))
 		}
 	}
 	for _, t := range before.Targets {
 		if _, ok := after.Target(t.Name); !ok {
-			put("-", "%s", words(t))
+			put("-", "%s", full(t))
 		}
 	}
 	return out

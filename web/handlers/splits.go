@@ -444,7 +444,7 @@ func (s *Server) splitFigures(m measured) []templates.KPI {
 		{Key: key + "redelivered", Label: "Redeliveries", Value: countWords(m.redelivd), Unit: ""},
 	}
 	kpis[0].URL = ""
-	load := templates.KPI{Key: key + "load", NoteKey: key + "loaded", Label: "Busiest target", Value: none, Unit: "% of capacity"}
+	load := templates.KPI{Key: key + "load", NoteKey: key + "loaded", Label: "Load, busiest target", Value: none, Unit: "%"}
 	high := -1.0
 	for _, t := range m.targets {
 		if t.hasEst && t.est.Capacity > 0 && t.State == traffic.Ready && t.est.Utilization > high {

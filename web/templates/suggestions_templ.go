@@ -631,14 +631,14 @@ func SuggestionCard(v Suggestion) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 57, "\">Open in weights</a> <span class=\"sub\">expires in <span class=\"countdown num\" data-ends=\"")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 57, "\">Open in weights</a> <span class=\"sub\">expires: <span class=\"countdown num\" data-ends=\"")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
 		var templ_7745c5c3_Var31 string
 		templ_7745c5c3_Var31, templ_7745c5c3_Err = templ.JoinStringErrs(v.Expires)
 		if templ_7745c5c3_Err != nil {
-			return templ.Error{Err: templ_7745c5c3_Err, FileName: `web/templates/suggestions.templ`, Line: 107, Col: 81}
+			return templ.Error{Err: templ_7745c5c3_Err, FileName: `web/templates/suggestions.templ`, Line: 107, Col: 79}
 		}
 		_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ.EscapeString(templ_7745c5c3_Var31))
 		if templ_7745c5c3_Err != nil {
@@ -651,7 +651,7 @@ func SuggestionCard(v Suggestion) templ.Component {
 		var templ_7745c5c3_Var32 string
 		templ_7745c5c3_Var32, templ_7745c5c3_Err = templ.JoinStringErrs(v.ExpiresAt.Clock)
 		if templ_7745c5c3_Err != nil {
-			return templ.Error{Err: templ_7745c5c3_Err, FileName: `web/templates/suggestions.templ`, Line: 107, Col: 103}
+			return templ.Error{Err: templ_7745c5c3_Err, FileName: `web/templates/suggestions.templ`, Line: 107, Col: 101}
 		}
 		_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ.EscapeString(templ_7745c5c3_Var32))
 		if templ_7745c5c3_Err != nil {
@@ -1035,7 +1035,7 @@ func SuggestionDetail(v Suggestion) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 96, "</span></header><div class=\"tw\"><table><thead><tr><th>Target</th><th class=\"r\">Rate <small>msg/s</small></th><th class=\"r\">Can do</th><th class=\"r\">Load <small>%</small></th><th class=\"r\">ACK mean</th><th class=\"r\">p99 <small>ms</small></th><th class=\"r\">Samples</th><th class=\"r\">Backlog</th><th class=\"r\">Errors <small>%</small></th><th>Quality</th><th class=\"r\">Age</th></tr></thead> <tbody>")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 96, "</span></header><div class=\"tw\"><table class=\"dense\"><thead><tr><th>Target</th><th class=\"r\">Rate <small>msg/s</small></th><th class=\"r\">Can do</th><th class=\"r\">Load <small>%</small></th><th class=\"r\">ACK mean</th><th class=\"r\">p99 <small>ms</small></th><th class=\"r\">Samples</th><th class=\"r\">Backlog</th><th class=\"r\">Errors <small>%</small></th><th>Quality</th><th class=\"r\">Age</th></tr></thead> <tbody>")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
