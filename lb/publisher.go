@@ -104,7 +104,9 @@ func WithMarks() PublisherOption { return func(p *Publisher) { p.marks = true } 
 // WithResync sets how often the Publisher compares its document with the
 // bucket, 5 s if not said. The watch brings changes at once; this finds a watch
 // whose server died without a word, for the price of one small read.
-func WithResync(every time.Duration) PublisherOption { return func(p *Publisher) { p.resync = every } }
+func WithResync(every time.Duration) PublisherOption {
+	return func(p *Publisher) { p.resync = max(every, time.Millisecond) }
+}
 
 // NewPublisher builds the publisher of a split. It sends and subscribes to
 // nothing; Run does.
@@ -452,7 +454,7 @@ func (p *Publisher) watch(ctx context.Context, connected <-chan nats.Status) (op
 			return true, nil
 		case entry, open := <-w.Updates():
 			if !open {
-				return true, nil
+				return true, fmt.Errorf("watch %s/%s: the subscription ended", traffic.Bucket, traffic.Key(p.name))
 			}
 			if entry != nil { // nil marks the end of what was there at the beginning
 				newest = entry.Created()

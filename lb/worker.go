@@ -92,6 +92,7 @@ func NewWorker(nc *nats.Conn, cfg WorkerConfig) (*Worker, error) {
 	refuse(cfg.Stream == "" || cfg.Consumer == "", "name the stream and the consumer")
 	refuse(cfg.Handler == nil, "a handler is required")
 	refuse(cfg.Concurrency < 0 || cfg.Prefetch < 0, "concurrency and prefetch are not negative")
+	refuse(cfg.NakDelay < 0 || cfg.Drain < 0 || cfg.PullWait < 0, "delays and waits are not negative")
 	refuse(cfg.ID != "" && !reportpb.ValidWorker(cfg.ID), "the id is not 1 to 64 printable ASCII characters")
 	if wrong != nil {
 		return nil, fmt.Errorf("worker of target %q: %w", cfg.Target, errors.Join(wrong...))
