@@ -487,6 +487,7 @@ func (c *Control) remember(ch traffic.Change) {
 	c.book.keep(ch)
 	if ch.Phase.Final() {
 		delete(c.bad, ch.ID)
+		delete(c.bases, ch.ID)
 	}
 }
 

@@ -27,6 +27,9 @@ const (
 	// strikes is how many looks in a row must agree before the guard acts: it
 	// looks at a growing window many times, and each look may err.
 	strikes = 3
+	// soonest is when the guard judges at the earliest, if that is before half of
+	// the bake time: until then old backlogs drain.
+	soonest = 30 * time.Second
 	// patience is how long after the bake time an unmeasured effect is waited for.
 	patience = 30 * time.Second
 )
@@ -116,11 +119,13 @@ func (c *Control) bake(ctx context.Context, ch traffic.Change) {
 		return
 	}
 	ch.Effect = m.effect()
+	before, after := m.before(), m.after()
 	why := m.worse()
 	c.mu.Lock()
-	if why == "" {
+	switch judge := min(ch.BakeEnds.Sub(ch.Written)/2, soonest); {
+	case why == "" || now.Before(ch.Written.Add(judge)):
 		delete(c.bad, ch.ID)
-	} else {
+	default:
 		c.bad[ch.ID]++
 	}
 	tripped := c.bad[ch.ID] >= strikes
@@ -137,12 +142,12 @@ func (c *Control) bake(ctx context.Context, ch traffic.Change) {
 		c.verify(ctx, ch, "In force. "+why+" It was getting worse before the change already, so the guard left it.")
 	case why != "":
 		c.verify(ctx, ch, "In force. "+why+" The guard was off.")
-	case m.after.latency.Count() < enough:
-		c.verify(ctx, ch, fmt.Sprintf("In force; %d ACK samples are too few to judge its effect.", m.after.latency.Count()))
-	case m.before.latency.Count() < enough:
-		c.verify(ctx, ch, fmt.Sprintf("In force; p99 ACK latency is %s. There was too little before to compare it with.", short(m.after.p99())))
+	case !after.telling():
+		c.verify(ctx, ch, fmt.Sprintf("In force; %d ACK samples are too few to judge its effect.", after.latency.Count()))
+	case !before.telling():
+		c.verify(ctx, ch, fmt.Sprintf("In force; p99 ACK latency is %s. There was too little before to compare it with.", short(after.p99())))
 	default:
-		c.verify(ctx, ch, fmt.Sprintf("Verified: p99 ACK latency %s before, %s after.", short(m.before.p99()), short(m.after.p99())))
+		c.verify(ctx, ch, fmt.Sprintf("Verified: p99 ACK latency %s before, %s after.", short(before.p99()), short(after.p99())))
 	}
 }
 
@@ -165,35 +170,80 @@ type window struct {
 
 func (w window) p99() time.Duration { return w.latency.Quantile(0.99) }
 
-// measured are the windows around a change. earlier and before are as long as
-// the bake time; after ends now.
-type measured struct{ earlier, before, after window }
+// baseline is how it was before a change. earlier is as long as the bake time
+// and ends where head begins; head and recent together are the bake time before
+// the change. recent is what would have gone on without it: a change often comes
+// seconds after something broke.
+type baseline struct{ earlier, head, recent window }
+
+func (b baseline) before() window { return b.head.and(b.recent) }
+
+// measured are the windows around a change. start and latest together reach
+// from its taking effect to now.
+type measured struct {
+	baseline
+	start, latest window
+}
+
+func (m measured) after() window { return m.start.and(m.latest) }
+
+// and is both windows together; o follows w.
+func (w window) and(o window) window {
+	all := window{
+		span: w.span + o.span, latency: w.latency.Clone(),
+		acked: w.acked + o.acked, redelivered: w.redelivered + o.redelivered, backlog: o.backlog,
+	}
+	all.latency.Merge(o.latency)
+	if all.mean = all.latency.Mean(); all.mean == 0 && all.acked > 0 {
+		all.mean = time.Duration((float64(w.mean)*float64(w.acked) + float64(o.mean)*float64(o.acked)) / float64(all.acked))
+	}
+	return all
+}
 
 func (c *Control) measure(ctx context.Context, ch traffic.Change, now time.Time) (measured, error) {
-	var m measured
-	var err error
 	bake := ch.BakeEnds.Sub(ch.Written)
-	if ch.Before.Name != "" {
-		if m.earlier, err = c.window(ctx, ch.Before, fleet.Range{From: ch.Written.Add(-2 * bake), To: ch.Written.Add(-bake)}); err != nil {
-			return m, err
-		}
-		if m.before, err = c.window(ctx, ch.Before, fleet.Range{From: ch.Written.Add(-bake), To: ch.Written}); err != nil {
-			return m, err
-		}
-	}
 	c.mu.Lock()
 	interval := c.interval
+	b, cached := c.bases[ch.ID]
 	c.mu.Unlock()
+	tail := min(max(bake/4, 2*interval), bake)
+	m := measured{baseline: b}
+	var err error
+	look := func(s traffic.Split, from, to time.Time) (w window) {
+		if err == nil && s.Name != "" && from.Before(to) {
+			w, err = c.window(ctx, s, fleet.Range{From: from, To: to})
+		}
+		return w
+	}
+	if !cached {
+		m.earlier = look(ch.Before, ch.Written.Add(-2*bake), ch.Written.Add(-bake))
+		m.head = look(ch.Before, ch.Written.Add(-bake), ch.Written.Add(-tail))
+		m.recent = look(ch.Before, ch.Written.Add(-tail), ch.Written)
+	}
+	end := now
+	if end.After(ch.BakeEnds) { // a console that was away judges what it missed, no more
+		end = ch.BakeEnds
+	}
 	// The interval in which it was written has samples of both sides.
-	after := fleet.Range{From: ch.Written.Add(interval), To: now}
-	if now.After(ch.BakeEnds) { // a console that was away judges what it missed, no more
-		after.To = ch.BakeEnds
+	from := ch.Written.Add(interval)
+	if !from.Before(end) {
+		from = ch.Written
 	}
-	if after.Span() <= 0 {
-		after.From = ch.Written
+	cut := end.Add(-tail)
+	if cut.Before(from) {
+		cut = from
 	}
-	m.after, err = c.window(ctx, ch.After, after)
-	return m, err
+	m.start = look(ch.After, from, cut)
+	m.latest = look(ch.After, cut, end)
+	if err != nil {
+		return measured{}, err
+	}
+	if !cached && now.After(ch.Written.Add(2*interval+time.Second)) { // nothing of it can still come in
+		c.mu.Lock()
+		c.bases[ch.ID] = m.baseline
+		c.mu.Unlock()
+	}
+	return m, nil
 }
 
 func (c *Control) window(ctx context.Context, s traffic.Split, r fleet.Range) (window, error) {
@@ -230,24 +280,41 @@ func (c *Control) noteInterval(obs []traffic.Observation) {
 }
 
 func (m measured) effect() *traffic.Effect {
+	before, after := m.before(), m.after()
 	return &traffic.Effect{
-		MeanBefore: m.before.mean, MeanAfter: m.after.mean,
-		P99Before: m.before.p99(), P99After: m.after.p99(),
-		SamplesBefore: m.before.latency.Count(), SamplesAfter: m.after.latency.Count(),
-		RedeliveredBefore: m.before.redelivered, RedeliveredAfter: m.after.redelivered,
-		BacklogBefore: m.before.backlog, BacklogAfter: m.after.backlog,
+		MeanBefore: before.mean, MeanAfter: after.mean,
+		P99Before: before.p99(), P99After: after.p99(),
+		SamplesBefore: before.latency.Count(), SamplesAfter: after.latency.Count(),
+		RedeliveredBefore: before.redelivered, RedeliveredAfter: after.redelivered,
+		BacklogBefore: before.backlog, BacklogAfter: after.backlog,
 	}
 }
 
 // worse says what is worse after than before, beyond noise; "" when nothing is.
-func (m measured) worse() string { return compare(m.before, m.after) }
+// It must be worse than it was just before the change, too, and still be so: what
+// was sent by the old weights is finished by the old targets for a while.
+func (m measured) worse() string {
+	why := compare(m.before(), m.after())
+	if why == "" ||
+		m.recent.telling() && compare(m.recent, m.after()) == "" ||
+		m.latest.telling() && compare(m.before(), m.latest) == "" {
+		return ""
+	}
+	return why
+}
 
 // worseBefore reports whether things went the same way before the change: then
 // it is not the change's doing, and undoing it would not help.
-func (m measured) worseBefore() bool { return compare(m.earlier, m.before) != "" }
+func (m measured) worseBefore() bool {
+	return compare(m.earlier, m.before()) != "" || compare(m.earlier.and(m.head), m.recent) != ""
+}
 
+// telling reports whether a window has samples enough to be compared.
+func (w window) telling() bool { return w.latency.Count() >= enough }
+
+// compare says in which way b is worse than a, beyond noise.
 func compare(a, b window) string {
-	if na, nb := a.latency.Count(), b.latency.Count(); na >= enough && nb >= enough {
+	if na, nb := a.latency.Count(), b.latency.Count(); a.telling() && b.telling() {
 		// The p99 of a is itself known only roughly: take the upper end of it. Then
 		// one in a hundred of b's samples may lie beyond the limit, give or take
 		// chance.

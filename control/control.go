@@ -95,7 +95,8 @@ type Control struct {
 	busy      map[string]chan struct{}
 	book      *book
 	decisions map[string]traffic.Decision
-	bad       map[string]int // by change: how often in a row its effect looked bad
+	bad       map[string]int      // by change: how often in a row its effect looked bad
+	bases     map[string]baseline // by change that bakes
 	tuned     map[string]progress
 	recorded  map[string]recording // by split: its last suggestion in the journal
 	interval  time.Duration        // of the collector, as the observations say
@@ -130,6 +131,7 @@ func New(cfg Config) *Control {
 		tuned:         map[string]progress{},
 		recorded:      map[string]recording{},
 		bad:           map[string]int{},
+		bases:         map[string]baseline{},
 	}
 	if cfg.Conn != nil {
 		// It refuses only options that are given wrongly, and none is given.

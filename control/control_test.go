@@ -349,8 +349,8 @@ func TestWholeLife(t *testing.T) {
 	}
 	second := mustApply(t, c, next)
 	verified := waitPhase(t, c, second.ID, traffic.Verified)
-	if e := verified.Effect; e == nil || e.SamplesBefore != 1500 || e.SamplesAfter != 1500 || e.P99Before == 0 {
-		t.Errorf("effect = %+v, want 1500 samples on both sides", e)
+	if e := verified.Effect; e == nil || e.SamplesBefore != 3000 || e.SamplesAfter != 3000 || e.P99Before == 0 {
+		t.Errorf("effect = %+v, want 3000 samples on both sides: two windows of three targets", e)
 	}
 	doc := leaderDoc(t, c, "orders")
 	var planned traffic.Revision
@@ -474,21 +474,27 @@ func TestDeletedSplitComesBackByRollback(t *testing.T) {
 
 func TestGuard(t *testing.T) {
 	t.Parallel()
-	// level gives the latency of each window by where it lies around the change.
+	// In milliseconds of latency, by where a window lies around the change. recent
+	// is the last quarter of the bake time before it, late what comes after the
+	// first quarter after it; 0 is no difference.
 	for _, tc := range []struct {
 		name                   string
 		earlier, before, after time.Duration
+		recent, late           time.Duration
 		redelivered            uint64 // after
 		guard                  bool
 		want                   traffic.Phase
 	}{
-		{"better", 10, 10, 5, 0, true, traffic.Verified},
-		{"a little worse", 10, 10, 11, 0, true, traffic.Verified},
-		{"much worse", 10, 10, 20, 0, true, traffic.RolledBack},
-		{"much worse, guard off", 10, 10, 20, 0, false, traffic.Verified},
-		{"worse already before", 10, 20, 40, 0, true, traffic.Verified},
-		{"redeliveries", 10, 10, 10, 400, true, traffic.RolledBack},
-		{"few redeliveries", 10, 10, 10, 3, true, traffic.Verified},
+		{"better", 10, 10, 5, 0, 0, 0, true, traffic.Verified},
+		{"a little worse", 10, 10, 11, 0, 0, 0, true, traffic.Verified},
+		{"much worse", 10, 10, 20, 0, 0, 0, true, traffic.RolledBack},
+		{"much worse, guard off", 10, 10, 20, 0, 0, 0, false, traffic.Verified},
+		{"worse already before", 10, 20, 40, 0, 0, 0, true, traffic.Verified},
+		{"broke just before", 10, 10, 30, 40, 0, 0, true, traffic.Verified},
+		{"breaking just before, and worse", 10, 10, 80, 40, 0, 0, true, traffic.Verified},
+		{"the old weights' backlog drains", 10, 10, 40, 0, 10, 0, true, traffic.Verified},
+		{"redeliveries", 10, 10, 10, 0, 0, 400, true, traffic.RolledBack},
+		{"few redeliveries", 10, 10, 10, 0, 0, 3, true, traffic.Verified},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -500,10 +506,14 @@ func TestGuard(t *testing.T) {
 				defer mu.Unlock()
 				d := tc.after
 				switch {
-				case written.IsZero() || r.To.Before(written):
+				case written.IsZero() || !r.To.After(written.Add(-bake)):
 					d = tc.earlier
-				case !r.To.After(written):
+				case !r.To.After(written) && r.To.Before(written):
 					d = tc.before
+				case !r.To.After(written):
+					d = max(tc.recent, tc.before)
+				case tc.late > 0 && !r.From.Before(written.Add(bake/4)):
+					d = tc.late
 				}
 				o := observed(s, r, d*time.Millisecond, 500)
 				if !written.IsZero() && r.To.After(written) {
@@ -538,6 +548,41 @@ func TestGuard(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestGuardJudgesByWhatWasJustBefore(t *testing.T) {
+	t.Parallel()
+	at := func(d time.Duration) window { // 0: nothing was seen
+		w := window{span: 10 * time.Second, latency: &sketch.Sketch{}}
+		if d > 0 {
+			for range 500 {
+				w.latency.Add(d * time.Millisecond)
+			}
+		}
+		return w
+	}
+	for name, tc := range map[string]struct {
+		earlier, head, recent, start, latest time.Duration
+		worse, worseBefore                   bool
+	}{
+		"steady":                        {10, 10, 10, 10, 10, false, false},
+		"worse":                         {10, 10, 10, 20, 20, true, false},
+		"creeping up":                   {100, 100, 115, 130, 130, false, false},
+		"over again":                    {10, 10, 10, 20, 10, false, false},
+		"broke before, nothing earlier": {0, 10, 40, 80, 80, true, true},
+		"broke before":                  {10, 10, 40, 80, 80, true, true},
+		"long broken":                   {10, 40, 40, 80, 80, true, true},
+		"nothing before":                {0, 0, 0, 80, 80, false, false},
+		"nothing after":                 {10, 10, 10, 0, 0, false, false},
+	} {
+		m := measured{baseline{at(tc.earlier), at(tc.head), at(tc.recent)}, at(tc.start), at(tc.latest)}
+		if got := m.worse(); (got != "") != tc.worse {
+			t.Errorf("%s: worse = %q, want %v", name, got, tc.worse)
+		}
+		if got := m.worseBefore(); got != tc.worseBefore {
+			t.Errorf("%s: worseBefore = %v, want %v", name, got, tc.worseBefore)
+		}
 	}
 }
 
