@@ -58,8 +58,10 @@ func System(n int, at time.Time) (*fleet.Snapshot, *fleet.Rates) {
 			}
 			for o := range members {
 				if o != c {
+					// A pair of clusters is busy or it is not; its servers share that.
+					busy := math.Pow(10, 0.4+2.8*float64((c*7+o*7+c*o)%10)/10)
 					s.Gateways = append(s.Gateways, fleet.Gateway{From: a.ID, FromCluster: regions[c], ToCluster: regions[o], RTT: time.Duration(18+7*(c+o)) * time.Millisecond, At: at})
-					r.Gateways[[2]string{a.ID, regions[o]}] = fleet.LinkRate{OutMsgs: math.Pow(10, 1+rnd.Float64()*2.4)}
+					r.Gateways[[2]string{a.ID, regions[o]}] = fleet.LinkRate{OutMsgs: busy * (0.8 + 0.4*rnd.Float64())}
 				}
 			}
 		}

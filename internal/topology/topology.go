@@ -73,7 +73,7 @@ type Gateway struct {
 
 const (
 	leafRow     = 22.0
-	leafColumn  = 132.0 // room for a name
+	leafColumn  = 122.0 // room for a name
 	leafGap     = 34.0  // between the rim and the markers
 	maxLeafs    = 6
 	minWidth    = 860.0
@@ -96,10 +96,37 @@ func Keys(s *fleet.Snapshot) []string {
 	for _, c := range clusterNames(s) {
 		keys = append(keys, ClusterKey(c))
 	}
-	for _, srv := range s.Servers {
-		keys = append(keys, ServerKey(srv))
+	servers := make([]string, len(s.Servers))
+	for i, srv := range s.Servers {
+		servers[i] = ServerKey(srv)
 	}
-	return keys
+	slices.SortFunc(servers, natural)
+	return append(keys, servers...)
+}
+
+// natural orders names as people do: n2 before n10.
+func natural(a, b string) int {
+	for a != "" && b != "" {
+		da, db := digits(a), digits(b)
+		if da > 0 && db > 0 {
+			x, y := strings.TrimLeft(a[:da], "0"), strings.TrimLeft(b[:db], "0")
+			if c := cmp.Or(cmp.Compare(len(x), len(y)), strings.Compare(x, y)); c != 0 {
+				return c
+			}
+			a, b = a[da:], b[db:]
+			continue
+		}
+		if a[0] != b[0] {
+			return cmp.Compare(a[0], b[0])
+		}
+		a, b = a[1:], b[1:]
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+// digits is the length of the run of digits at the beginning of s.
+func digits(s string) int {
+	return len(s) - len(strings.TrimLeft(s, "0123456789"))
 }
 
 func clusterNames(s *fleet.Snapshot) []string {
@@ -131,7 +158,7 @@ func Layout(s *fleet.Snapshot, slots map[string]int) *Map {
 			}
 			return 1
 		}
-		return strings.Compare(a, b)
+		return cmp.Or(natural(a, b), strings.Compare(a, b))
 	}
 	for _, name := range clusterNames(s) {
 		c := &Cluster{Key: name}
@@ -277,7 +304,8 @@ type box struct{ x0, y0, x1, y1 float64 }
 
 func (a box) meets(b box) bool { return a.x0 < b.x1 && b.x0 < a.x1 && a.y0 < b.y1 && b.y0 < a.y1 }
 
-// boxes are what the cluster covers: its disc, and its leafs.
+// boxes are what the cluster covers: the square around its disc, and then its
+// leafs if it has any.
 func (c *Cluster) boxes() []box {
 	const air = 14
 	b := []box{{c.Center.X - c.Radius - air, c.Center.Y - c.Radius - air, c.Center.X + c.Radius + air, c.Center.Y + c.Radius + air}}
@@ -312,7 +340,7 @@ func (m *Map) place() {
 	if m.Compact {
 		gap = 30
 	}
-	for r := 80.0; ; r *= 1.06 {
+	for r := 80.0; ; r *= 1.04 {
 		for i, c := range m.Clusters {
 			a := start + 2*math.Pi*float64(i)/float64(k)
 			c.Center = Point{math.Cos(a) * r * aspect, math.Sin(a) * r}
@@ -328,21 +356,34 @@ func (m *Map) place() {
 }
 
 func (m *Map) fits(gap float64) bool {
+	const air = 12 // between a disc and the leafs of another cluster
 	for i, a := range m.Clusters {
 		for _, b := range m.Clusters[i+1:] {
 			if math.Hypot(a.Center.X-b.Center.X, a.Center.Y-b.Center.Y)-a.Radius-b.Radius < gap {
 				return false
 			}
-			for _, ba := range a.boxes() {
-				for _, bb := range b.boxes() {
-					if ba.meets(bb) {
-						return false
-					}
+			la, lb := a.boxes()[1:], b.boxes()[1:]
+			for _, box := range la {
+				if box.distance(b.Center) < b.Radius+air {
+					return false
 				}
+			}
+			for _, box := range lb {
+				if box.distance(a.Center) < a.Radius+air {
+					return false
+				}
+			}
+			if len(la) > 0 && len(lb) > 0 && la[0].meets(lb[0]) {
+				return false
 			}
 		}
 	}
 	return true
+}
+
+// distance is 0 inside the box.
+func (b box) distance(p Point) float64 {
+	return math.Hypot(max(b.x0-p.X, 0, p.X-b.x1), max(b.y0-p.Y, 0, p.Y-b.y1))
 }
 
 func (c *Cluster) placeServers() {

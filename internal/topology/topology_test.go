@@ -213,6 +213,17 @@ func TestLabels(t *testing.T) {
 	}
 }
 
+func TestNaturalOrder(t *testing.T) {
+	t.Parallel()
+	want := []string{"", "a", "n1", "n2", "n2a", "n10", "n010b", "n11", "x"}
+	got := slices.Clone(want)
+	slices.Reverse(got)
+	slices.SortFunc(got, natural)
+	if !slices.Equal(got, want) {
+		t.Errorf("sorted: %q, want %q", got, want)
+	}
+}
+
 func TestAFlowWidensTheView(t *testing.T) {
 	t.Parallel()
 	s, _ := fleettest.System(3, now)

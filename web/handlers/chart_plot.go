@@ -163,7 +163,8 @@ func (c chart) draw() templates.Plot {
 	if showLimit {
 		high = max(high, c.limit*1.05)
 	}
-	step, high := axis(high, 4, c.unit)
+	// A little air, so that a line at the very top is not drawn on the edge.
+	step, high := axis(high*1.03, 4, c.unit)
 	x := func(t time.Time) float64 {
 		return left + float64(t.Sub(c.span.From))/float64(c.span.Span())*(right-left)
 	}

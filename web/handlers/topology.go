@@ -67,8 +67,7 @@ type scene struct {
 	leads   map[string]int // streams by the server that leads them
 	metas   map[string]bool
 	nameOf  map[string]string // server names by ID
-	inMsgs  map[string]float64
-	outMsgs map[string]float64
+	busiest float64           // msg/s of the busiest gateway
 }
 
 // splitScene is a split on the map.
@@ -222,6 +221,9 @@ func (sc *scene) drawing() templates.TopoMap {
 		m.Clusters = append(m.Clusters, sc.cluster(c, shares[c.Key], hosts, m.Flow != nil, sum))
 	}
 	for _, g := range sc.layout.Gateways {
+		sc.busiest = max(sc.busiest, sc.gatewayRate(g))
+	}
+	for _, g := range sc.layout.Gateways {
 		m.Gateways = append(m.Gateways, sc.gateway(g, sum))
 	}
 	l := sc.layout
@@ -350,13 +352,22 @@ func (sc *scene) node(c *topology.Cluster, n topology.Node, hosts map[string][]t
 func cpuDash(cpu float64) string { return fmt.Sprintf("%.0f 100", cpu) }
 func cpuText(cpu float64) string { return fmt.Sprintf("%.0f %%", cpu) }
 
-func (sc *scene) gateway(g topology.Gateway, sum hash.Hash64) templates.TopoGateway {
+func (sc *scene) gatewayRate(g topology.Gateway) float64 {
 	rate := 0.0
 	for _, l := range g.Links {
 		rate += sc.rates.Gateways[[2]string{l.From, l.ToCluster}].OutMsgs
 	}
-	// Logarithmic: links differ by factors of thousands, and all must be seen.
-	w := max(1.2, min(7, (math.Log10(rate+1)-0.5)*2.1))
+	return rate
+}
+
+func (sc *scene) gateway(g topology.Gateway, sum hash.Hash64) templates.TopoGateway {
+	rate := sc.gatewayRate(g)
+	// By the logarithm, since links differ by factors of thousands and all must
+	// be seen; cubed, since otherwise all would look the same.
+	w := 1.2
+	if sc.busiest > 0 {
+		w += 5.8 * math.Pow(math.Log1p(rate)/math.Log1p(sc.busiest), 3)
+	}
 	if sc.layout.Compact {
 		w = max(0.8, w*0.55)
 	}
@@ -373,7 +384,7 @@ func (sc *scene) gateway(g topology.Gateway, sum hash.Hash64) templates.TopoGate
 		v.LabelX, v.LabelY = f1(g.Label.X), f1(g.Label.Y+3.8)
 		v.RectX, v.RectY, v.RectW = f1(g.Label.X-w/2), f1(g.Label.Y-9), f1(w)
 	}
-	fmt.Fprintln(sum, v.ID, v.Tone, v.Path, v.Tone == "warn", v.Width)
+	fmt.Fprintln(sum, v.ID, v.Tone, v.Path, v.Label)
 	return v
 }
 
@@ -429,6 +440,13 @@ func seenWidth(v, full float64) float64 {
 		return 0
 	}
 	return full * v / 100
+}
+
+// bytesWords writes an amount of memory.
+func bytesWords(v float64) string {
+	s := figure(v, "B")
+	number := strings.TrimRight(s, "KMGTi")
+	return number + " " + s[len(number):] + "B"
 }
 
 // duration writes a length of time with a sensible unit.
@@ -528,7 +546,7 @@ func (sc *scene) table() templates.TopoServers {
 		row := templates.TopoServer{
 			ID: "row-" + serverID(srv), Name: srv.Name, Cluster: clusterName(srv.Cluster), State: word, Tone: tone, Version: srv.Version,
 			URL: sc.with(func(a *topoArgs) { a.server = srv.Name }), Current: srv.Name == sc.server,
-			CPU: cpuText(cpuShare(srv)), CPUKey: id + ".cpu", Mem: figure(float64(srv.Mem), "B") + "B", MemKey: id + ".mem",
+			CPU: cpuText(cpuShare(srv)), CPUKey: id + ".cpu", Mem: bytesWords(float64(srv.Mem)), MemKey: id + ".mem",
 			Conns: humanize.Comma(int64(srv.Conns)), ConnsKey: id + ".conns",
 			In: figure(r.InMsgs, "msg/s"), InKey: id + ".in", Out: figure(r.OutMsgs, "msg/s"), OutKey: id + ".out",
 			RTT: duration(srv.RTT), Leads: strconv.Itoa(sc.leads[srv.Name]), Uptime: uptime(srv),
@@ -557,7 +575,7 @@ func (sc *scene) texts() map[string]string {
 			id := "topo." + serverID(n.Server)
 			r := sc.rates.Servers[n.Server.Name]
 			t[id+".cpu"] = cpuText(cpuShare(n.Server))
-			t[id+".mem"] = figure(float64(n.Server.Mem), "B") + "B"
+			t[id+".mem"] = bytesWords(float64(n.Server.Mem))
 			t[id+".conns"] = humanize.Comma(int64(n.Server.Conns))
 			t[id+".in"], t[id+".out"] = figure(r.InMsgs, "msg/s"), figure(r.OutMsgs, "msg/s")
 		}

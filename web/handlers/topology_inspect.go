@@ -59,7 +59,7 @@ func (sc *scene) whole() templates.Inspector {
 		{Name: "Streams", Value: humanize.Comma(int64(len(sc.snap.Streams)))},
 		{Name: "Consumers", Value: humanize.Comma(int64(len(sc.snap.Consumers)))},
 		{Name: "Accounts", Value: humanize.Comma(int64(len(sc.snap.Accounts)))},
-		{Name: "Cost of watching", Value: fmt.Sprintf("%s, %sB, %s a round", count(cost.Requests, "request"), figure(float64(cost.Bytes), "B"), duration(cost.Took))},
+		{Name: "Cost of watching", Value: fmt.Sprintf("%s, %s, %s a round", count(cost.Requests, "request"), bytesWords(float64(cost.Bytes)), duration(cost.Took))},
 	}
 	clusters := templates.FactGroup{Head: "Clusters", Cols: []string{"Cluster", "Servers", "Routes", "In msg/s"}, None: "None was seen."}
 	for _, c := range sc.layout.Clusters {
@@ -102,16 +102,20 @@ func (sc *scene) inspect(srv *fleet.Server) templates.Inspector {
 		{Name: "Up", Value: uptime(srv), Title: "since " + srv.Start.UTC().Format(time.RFC3339)},
 		{Name: "Measured", Value: measured},
 		{Name: "CPU", Value: cpuText(cpuShare(srv)), Key: id + ".cpu", Title: fmt.Sprintf("%.1f %% of one core, %s", srv.CPU, count(max(srv.Cores, 1), "core"))},
-		{Name: "Memory", Value: figure(float64(srv.Mem), "B") + "B", Key: id + ".mem"},
+		{Name: "Memory", Value: bytesWords(float64(srv.Mem)), Key: id + ".mem"},
 		{Name: "Connections", Value: humanize.Comma(int64(srv.Conns)), Key: id + ".conns"},
 		{Name: "Subscriptions", Value: humanize.Comma(int64(srv.Subs))},
-		{Name: "In", Value: figure(r.InMsgs, "msg/s"), Key: id + ".in", Title: "msg/s; " + figure(r.InBytes, "B/s") + "B/s"},
-		{Name: "Out", Value: figure(r.OutMsgs, "msg/s"), Key: id + ".out", Title: "msg/s; " + figure(r.OutBytes, "B/s") + "B/s"},
+		{Name: "In msg/s", Value: figure(r.InMsgs, "msg/s"), Key: id + ".in", Title: bytesWords(r.InBytes) + "/s"},
+		{Name: "Out msg/s", Value: figure(r.OutMsgs, "msg/s"), Key: id + ".out", Title: bytesWords(r.OutBytes) + "/s"},
 		{Name: "RTT of the request", Value: duration(srv.RTT)},
 		{Name: "Slow consumers", Value: humanize.Comma(int64(srv.SlowConsumers)), Title: "connections closed for reading too slowly since its start"},
 	}
 	if skew := srv.Now.Sub(srv.At); !srv.Now.IsZero() && (skew > 500*time.Millisecond || skew < -500*time.Millisecond) {
-		v.Facts = append(v.Facts, templates.Fact{Name: "Clock", Value: fmt.Sprintf("%+.1f s against ours", skew.Seconds())})
+		which := "ahead of ours"
+		if skew < 0 {
+			which, skew = "behind ours", -skew
+		}
+		v.Facts = append(v.Facts, templates.Fact{Name: "Clock", Value: duration(skew) + " " + which})
 	}
 	if js := srv.JetStream; js != nil {
 		role := "follower"
@@ -123,7 +127,7 @@ func (sc *scene) inspect(srv *fleet.Server) templates.Inspector {
 		}
 		v.Facts = append(v.Facts,
 			templates.Fact{Name: "JetStream", Value: role},
-			templates.Fact{Name: "Stored", Value: figure(float64(js.Store), "B") + "B on disk, " + figure(float64(js.Memory), "B") + "B in memory"},
+			templates.Fact{Name: "Stored", Value: bytesWords(float64(js.Store)) + " on disk, " + bytesWords(float64(js.Memory)) + " in memory"},
 			templates.Fact{Name: "API", Value: fmt.Sprintf("%s requests, %s errors", humanize.Comma(int64(js.APITotal)), humanize.Comma(int64(js.APIErrors)))})
 	}
 	here := templates.FactGroup{Head: "Targets served here", Cols: []string{"Target", "Set", "Observed", "ACK p99"}, None: "No target's consumer is led here."}
@@ -150,7 +154,7 @@ func (sc *scene) inspect(srv *fleet.Server) templates.Inspector {
 	for _, rt := range sc.snap.Routes {
 		if rt.From == srv.ID {
 			to := cmp.Or(sc.nameOf[rt.To], rt.ToName)
-			routes.Rows = append(routes.Rows, templates.FactRow{URL: sc.with(func(a *topoArgs) { a.server = to }), Cells: []string{to, duration(rt.RTT), figure(float64(rt.Pending), "B") + "B"}})
+			routes.Rows = append(routes.Rows, templates.FactRow{URL: sc.with(func(a *topoArgs) { a.server = to }), Cells: []string{to, duration(rt.RTT), bytesWords(float64(rt.Pending))}})
 		}
 	}
 	v.Groups = []templates.FactGroup{here, limitRows(streams, 12), limitRows(routes, 12)}
