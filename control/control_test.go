@@ -586,6 +586,26 @@ func TestGuardJudgesByWhatWasJustBefore(t *testing.T) {
 	}
 }
 
+func TestGuardSeesThroughTheMixture(t *testing.T) {
+	t.Parallel()
+	spread := func(d time.Duration, n int) window {
+		w := window{span: 10 * time.Second, latency: &sketch.Sketch{}}
+		for i := range n {
+			w.latency.Add(d*time.Millisecond + d*time.Millisecond*time.Duration(i)/time.Duration(n))
+		}
+		return w
+	}
+	// A target broke a moment ago: the p99 of the whole time before lies in the
+	// middle of its few slow samples, that of the last moment at their end.
+	m := measured{baseline{spread(10, 5000), spread(10, 5000), spread(40, 100)}, spread(46, 2000), spread(46, 500)}
+	if compare(m.before(), m.after()) == "" {
+		t.Fatal("the case tests nothing")
+	}
+	if got := m.worse(); got != "" {
+		t.Errorf("worse = %q, want nothing: it was as bad just before", got)
+	}
+}
+
 func TestGuardNeedsEnoughSamples(t *testing.T) {
 	t.Parallel()
 	few := script(func(s traffic.Split, r fleet.Range) ([]traffic.Observation, error) {
