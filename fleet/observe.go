@@ -94,7 +94,7 @@ func (k StreamKey) Entity() Entity { return Entity{KindStream, k.Account + "/" +
 // SeriesQuery asks for one column of one entity.
 type SeriesQuery struct {
 	Entity
-	Column string // see store: counters are answered as rates per second
+	Column string // one of the Col constants; counters are answered as rates per second
 	Range
 	Points int // at most; the store picks the coarsest level that serves it
 }

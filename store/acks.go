@@ -25,7 +25,8 @@ var ackLevels = []level{
 }
 
 const (
-	// ackGrace is how long after its end a slot still takes windows.
+	// ackGrace is how long after its end a slot still takes windows, besides two
+	// intervals of the collector.
 	ackGrace = 30_000
 	// maxWindows in memory over all consumers; each takes some hundred bytes.
 	maxWindows = 200_000
@@ -325,12 +326,12 @@ func decodeAckCells(data []byte, start, step int64, f func(ackCell) error) error
 // holds sealing.
 func (db *DB) sealAcks(ctx context.Context) error {
 	l := ackLevels[0]
-	now := ms(db.o.Now())
+	closed := ms(db.o.Now()) - ackGrace - 2*db.intervalMS()
 	for {
 		db.mu.RLock()
 		slot := int64(-1)
 		for s := range db.acks.slots {
-			if s+l.span+ackGrace <= now && (slot < 0 || s < slot) {
+			if s+l.span <= closed && (slot < 0 || s < slot) {
 				slot = s
 			}
 		}

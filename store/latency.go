@@ -19,7 +19,7 @@ func (db *DB) ackEntity(ctx context.Context, key fleet.ConsumerKey) (int64, erro
 	if r != nil {
 		return r.id, nil
 	}
-	ids, err := db.lives(ctx, fleet.Entity{Kind: kindAck, Key: key.Entity().Key}, 1<<62)
+	ids, err := db.lives(ctx, fleet.Entity{Kind: kindAck, Key: key.Entity().Key}, 0, 1<<62)
 	if err != nil || len(ids) == 0 {
 		return 0, err
 	}

@@ -122,7 +122,7 @@ func (db *DB) observeWorkers(ctx context.Context, o *traffic.Observation, k targ
 
 // observePastWorkers reads from the series what memory no longer has.
 func (db *DB) observePastWorkers(ctx context.Context, o *traffic.Observation, k targetKey, to int64) error {
-	ids, err := db.lives(ctx, fleet.WorkerEntity(k.split, k.target), to)
+	ids, err := db.lives(ctx, fleet.WorkerEntity(k.split, k.target), 0, to)
 	if err != nil || len(ids) == 0 {
 		return err
 	}
@@ -305,7 +305,7 @@ func (db *DB) lifeAt(ctx context.Context, key fleet.ConsumerKey, to int64) (int6
 	if e != nil && e.first <= to {
 		return e.id, nil
 	}
-	ids, err := db.lives(ctx, name, to+1)
+	ids, err := db.lives(ctx, name, 0, to+1)
 	if err != nil || len(ids) == 0 {
 		return 0, err
 	}

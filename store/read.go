@@ -248,8 +248,9 @@ func (db *DB) builtUntil(ctx context.Context) ([]int64, error) {
 	return built, nil
 }
 
-// lives lists the epochs of an entity that began before to, oldest first.
-func (db *DB) lives(ctx context.Context, name fleet.Entity, to int64) ([]int64, error) {
+// lives lists the epochs of an entity that were there between two times, oldest
+// first.
+func (db *DB) lives(ctx context.Context, name fleet.Entity, from, to int64) ([]int64, error) {
 	rows, err := db.metrics.r.QueryContext(ctx, livesSQL, name.Kind, name.Key, to)
 	if err != nil {
 		return nil, fmt.Errorf("find %s %q: %w", name.Kind, name.Key, err)
@@ -257,18 +258,36 @@ func (db *DB) lives(ctx context.Context, name fleet.Entity, to int64) ([]int64, 
 	defer rows.Close()
 	var ids []int64
 	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
+		var id, last int64
+		if err := rows.Scan(&id, &last); err != nil {
 			return nil, fmt.Errorf("find %s %q: %w", name.Kind, name.Key, err)
 		}
-		ids = append(ids, id)
+		// last is of what is sealed; a life may have looks in memory after it.
+		if last >= from || db.inMemory(id) {
+			ids = append(ids, id)
+		}
 	}
-	return ids, rows.Err()
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("find %s %q: %w", name.Kind, name.Key, err)
+	}
+	return ids, nil
 }
 
 // The newest lives only: a name that is re-created for ever has a bounded past.
 const livesSQL = `
-	SELECT id FROM (
-		SELECT id, first_ms FROM entity WHERE kind = ?1 AND name = ?2 AND first_ms < ?3
+	SELECT id, last_ms FROM (
+		SELECT id, first_ms, last_ms FROM entity WHERE kind = ?1 AND name = ?2 AND first_ms < ?3
 		ORDER BY first_ms DESC LIMIT 200)
 	ORDER BY first_ms`
+
+// inMemory reports whether the entity has looks that are not sealed.
+func (db *DB) inMemory(id int64) bool {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	for _, h := range db.closing {
+		if h.blocks[id] != nil {
+			return true
+		}
+	}
+	return db.open != nil && db.open.blocks[id] != nil
+}

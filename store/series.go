@@ -113,13 +113,13 @@ func (db *DB) cells(ctx context.Context, name fleet.Entity, col column, lvl int,
 	if err != nil {
 		return nil, nil, err
 	}
-	ids, err := db.lives(ctx, name, to)
-	if err != nil {
-		return nil, nil, err
-	}
 	start := floor(from, step)
 	if lvl >= 0 {
 		start = floor(from, levels[lvl].step)
+	}
+	ids, err := db.lives(ctx, name, start, to)
+	if err != nil {
+		return nil, nil, err
 	}
 	var all []cell
 	var gaps []int64

@@ -66,10 +66,7 @@ func bootstrap(ctx context.Context, name string) error {
 	if st, err := os.Stat(name); err == nil && st.Size() > 0 {
 		return nil
 	}
-	// Nobody but the console's user reads it.
-	if f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600); err != nil {
-		return err
-	} else if err := f.Close(); err != nil {
+	if err := touch(name); err != nil {
 		return err
 	}
 	db, err := openPool(name, 1)
@@ -87,6 +84,15 @@ func bootstrap(ctx context.Context, name string) error {
 		}
 	}
 	return nil
+}
+
+// touch creates the file if need be, for nobody but the console's user to read.
+func touch(name string) error {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // openPool takes pragmas as "name(value)" and DSN parameters as "name=value".
@@ -186,7 +192,11 @@ func (f *file) close() error {
 // lockDir holds an exclusive lock on the directory as long as the returned
 // closer lives; the kernel releases it when the process dies.
 func lockDir(ctx context.Context, dir string) (*sql.DB, error) {
-	db, err := openPool(filepath.Join(dir, "lock"), 1, "locking_mode(EXCLUSIVE)", "journal_mode(MEMORY)", "busy_timeout(0)")
+	name := filepath.Join(dir, "lock")
+	if err := touch(name); err != nil {
+		return nil, fmt.Errorf("lock the data directory: %w", err)
+	}
+	db, err := openPool(name, 1, "locking_mode(EXCLUSIVE)", "journal_mode(MEMORY)", "busy_timeout(0)")
 	if err != nil {
 		return nil, err
 	}

@@ -865,6 +865,30 @@ func TestDiskRefuses(t *testing.T) {
 	if !slices.Equal(got.Data, want.Data) {
 		t.Errorf("after a kill %v, want %v", got.Data, want.Data)
 	}
+	// A slot that cannot be sealed stays readable, and is sealed later.
+	fill(t, db, c, 13, 130)
+	r.To = c.now().Add(time.Second)
+	want = series(t, db, fleet.KindServer, "n1", fleet.ColInMsgs, r, 5000)
+	for _, table := range []string{"raw", "mark"} {
+		if _, err := db.metrics.w.Exec("CREATE TRIGGER full BEFORE INSERT ON " + table + " BEGIN SELECT RAISE(ABORT, 'disk full'); END"); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.sealAll(t.Context()); err == nil || len(db.closing) != 1 {
+			t.Errorf("sealing to a full disk = %v, %d slots wait", err, len(db.closing))
+		}
+		if got := series(t, db, fleet.KindServer, "n1", fleet.ColInMsgs, r, 5000); !slices.Equal(got.Data, want.Data) {
+			t.Errorf("a slot that cannot be sealed (%s) reads otherwise", table)
+		}
+		if _, err := db.metrics.w.Exec("DROP TRIGGER full"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.sealAll(t.Context()); err != nil || len(db.closing) != 0 {
+		t.Errorf("sealing at last = %v, %d slots wait", err, len(db.closing))
+	}
+	if got := series(t, db, fleet.KindServer, "n1", fleet.ColInMsgs, r, 5000); !slices.Equal(got.Data, want.Data) {
+		t.Error("the slot reads otherwise once it is sealed")
+	}
 }
 
 // Whoever creates things without end, and a server that has no figures.
