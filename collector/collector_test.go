@@ -18,9 +18,11 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
 
 	"ballast/fleet"
 	"ballast/internal/natstest"
+	"ballast/internal/reportpb"
 	"ballast/internal/wait"
 )
 
@@ -552,5 +554,132 @@ cluster { name: "c", listen: "127.0.0.1:-1", routes: ["nats-route://127.0.0.2:%d
 	})
 	if url, want := findServer(m.latest(), "far").URL, fmt.Sprintf("http://127.0.0.2:%d", port); url != want {
 		t.Errorf("the far server was read at %q, want %q", url, want)
+	}
+}
+
+// Two clusters joined by gateways, and a leaf node at one of them.
+func TestGatewaysAndLeafs(t *testing.T) {
+	t.Parallel()
+	noJetStream := natstest.Tweak(func(o *server.Options) { o.JetStream = false })
+	accounts := natstest.Config(`
+accounts {
+  SYS { users: [ { user: sys, password: sys } ] }
+  APP { users: [ { user: app, password: app } ] }
+}
+system_account: SYS
+no_auth_user: app
+`)
+	east := natstest.Server(t, noJetStream, accounts, natstest.Config(`
+server_name: e1
+gateway { name: "east", listen: "127.0.0.1:-1" }
+leafnodes { listen: "127.0.0.1:-1" }
+`))
+	eastGateway := east.GatewayAddr().Port
+	west := natstest.Server(t, noJetStream, accounts, natstest.Config(fmt.Sprintf(`
+server_name: w1
+gateway { name: "west", listen: "127.0.0.1:-1", gateways: [ { name: "east", url: "nats://127.0.0.1:%d" } ] }
+`, eastGateway)))
+	v, err := east.Varz(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edge := natstest.Server(t, noJetStream, accounts, natstest.Config(fmt.Sprintf(`
+server_name: edge
+leafnodes { remotes: [ { url: "nats-leaf://app:app@127.0.0.1:%d", account: APP } ] }
+`, v.LeafNode.Port)))
+	producer, reader := natstest.Connect(t, west.ClientURL()), natstest.Connect(t, east.ClientURL())
+	leafReader := natstest.Connect(t, edge.ClientURL())
+	for _, nc := range []*nats.Conn{reader, leafReader} {
+		if _, err := nc.Subscribe("news.>", func(*nats.Msg) {}); err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := collect(t, Config{Monitor: []string{natstest.MonitorURL(east), natstest.MonitorURL(west)}})
+	wait.For(t, patience, "traffic over the gateway and to the leaf", func() bool {
+		if err := producer.Publish("news.today", []byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		s := m.latest()
+		out := slices.ContainsFunc(s.Gateways, func(g fleet.Gateway) bool {
+			return g.From == west.ID() && g.FromCluster == "west" && g.ToCluster == "east" && g.OutMsgs > 10 && g.OutBytes > 0
+		})
+		in := slices.ContainsFunc(s.Gateways, func(g fleet.Gateway) bool {
+			return g.From == east.ID() && g.FromCluster == "east" && g.ToCluster == "west" && g.InMsgs > 10 && g.InBytes > 0
+		})
+		leaf := slices.ContainsFunc(s.Leafs, func(l fleet.Leaf) bool {
+			return l.Server == east.ID() && l.Name == "edge" && l.Account == "APP" && l.OutMsgs > 10 && l.IP == "127.0.0.1"
+		})
+		return out && in && leaf
+	})
+	s := m.latest()
+	if len(s.Servers) != 2 || findServer(s, "e1").Cluster != "east" || findServer(s, "w1").Cluster != "west" || len(s.Problems) != 0 {
+		t.Errorf("servers %+v, problems %+v", s.Servers, s.Problems)
+	}
+	if len(s.Gateways) != 2 || len(s.Leafs) != 1 {
+		t.Errorf("%d gateways and %d leafs, want 2 and 1", len(s.Gateways), len(s.Leafs))
+	}
+}
+
+func TestLameDuck(t *testing.T) {
+	t.Parallel()
+	srv := natstest.Server(t, natstest.Config("server_name: duck\n"), natstest.Tweak(func(o *server.Options) {
+		o.JetStream = false
+		o.LameDuckDuration, o.LameDuckGracePeriod = time.Minute, 50*time.Second
+	}))
+	nc := natstest.Connect(t, srv.ClientURL(), nats.NoReconnect())
+	m := collect(t, Config{Monitor: []string{natstest.MonitorURL(srv)}})
+	wait.For(t, patience, "a healthy server", func() bool { return findServer(m.latest(), "duck").State == fleet.Healthy })
+	go srv.LameDuckShutdown()
+	wait.For(t, patience, "lame duck mode", func() bool {
+		return findServer(m.latest(), "duck").State == fleet.LameDuck && m.has("server.lameduck", "duck")
+	})
+	if !nc.IsConnected() {
+		t.Error("the client has left already")
+	}
+}
+
+func TestWorkerReportsArrive(t *testing.T) {
+	t.Parallel()
+	srv := natstest.Server(t)
+	nc := natstest.Connect(t, srv.ClientURL())
+	m := collect(t, Config{Conn: nc})
+	wait.For(t, patience, "a snapshot", func() bool { return !m.latest().TakenAt.IsZero() })
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	good := &reportpb.Report{
+		V: reportpb.Version, Split: "orders", Target: "east", Worker: "w1", AtUnixMs: time.Now().Add(-time.Hour).UnixMilli(),
+		IntervalMs: 5000, Workers: 4, InFlight: 2, Processed: 10, Failed: 1, CpuPercent: 12.5, MemoryBytes: 1 << 20,
+	}
+	foreign := proto.CloneOf(good)
+	foreign.Target = "west" // on east's subject
+	for _, r := range []*reportpb.Report{good, foreign} {
+		data, err := proto.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Publish(reportpb.Subject("orders", "east"), data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wait.For(t, patience, "the good report and the problem of the other", func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		refused := slices.ContainsFunc(m.snapshots, func(s fleet.Snapshot) bool {
+			return slices.ContainsFunc(s.Problems, func(p fleet.Problem) bool { return strings.Contains(p.What, "1 worker reports were refused") })
+		})
+		return len(m.reports) == 1 && refused
+	})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := m.reports[0]
+	if r.Split != "orders" || r.Target != "east" || r.Workers != 4 || r.Processed != 10 || r.Failed != 1 || r.CPU != 12.5 || r.Interval != 5*time.Second {
+		t.Errorf("report %+v", r)
+	}
+	if age := time.Since(r.At); age > time.Minute {
+		t.Errorf("the report is %v old: it is dated by the worker's clock", age)
 	}
 }

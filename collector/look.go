@@ -18,6 +18,7 @@ type look struct {
 	server   fleet.Server
 	gateway  string // the cluster's name in a super-cluster
 	hasLeafs bool
+	served   bool // clients were connected since its start
 	httpPort int
 	routes   []fleet.Route
 	gateways []fleet.Gateway
@@ -68,15 +69,17 @@ func (l *look) setVarz(v *varz, source fleet.Source, at time.Time, rtt time.Dura
 			MetaReplicas: replicas(v.JetStream.Meta.Replicas),
 		}
 	}
-	l.server, l.gateway, l.hasLeafs, l.httpPort = s, v.Gateway.Name, v.Leafs > 0, cmp.Or(v.HTTPPort, v.HTTPSPort)
+	l.server, l.gateway, l.hasLeafs, l.served = s, v.Gateway.Name, v.Leafs > 0, v.Ever > 0
+	l.httpPort = cmp.Or(v.HTTPPort, v.HTTPSPort)
 }
 
-// setHealth tells a server in lame duck mode from a healthy one: it answers,
-// but listens for clients no longer. A server that has just started does not
-// listen yet, which is no lame duck.
+// setHealth tells a server in lame duck mode from a healthy one: it listens for
+// clients no longer. One that is still starting does not listen yet, but then
+// no client ever connected to it.
 func (l *look) setHealth(h healthz) {
-	started := l.server.Now.Sub(l.server.Start) > 30*time.Second
-	if started && strings.Contains(h.Error, "ready for connections") && strings.Contains(h.Error, "server(ok=false") {
+	// "failed to be ready for connections after 1ms: leafnode, server"
+	_, listeners, ok := strings.Cut(h.Error, "ready for connections")
+	if ok && l.served && strings.Contains(listeners, "server") {
 		l.server.State = fleet.LameDuck
 	}
 }

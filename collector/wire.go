@@ -28,6 +28,7 @@ type varz struct {
 	Cores       int     `json:"cores"`
 	CPU         float64 `json:"cpu"`
 	Connections int     `json:"connections"`
+	Ever        counter `json:"total_connections"`
 	Routes      int     `json:"routes"`
 	Leafs       int     `json:"leafnodes"`
 	InMsgs      counter `json:"in_msgs"`
