@@ -21,8 +21,9 @@ type account struct {
 	nc  *nats.Conn
 	now func() time.Time
 
-	mu      sync.Mutex // guards known
+	mu      sync.Mutex // guards known and retry
 	known   string
+	retry   time.Time // no earlier question for the name
 	guessed atomic.Bool
 
 	// Owned by the rounds.
@@ -38,12 +39,16 @@ func newAccount(nc *nats.Conn, name string, now func() time.Time) *account {
 	return &account{nc: nc, known: name, now: now}
 }
 
-// name is the account's name as the servers report it. It asks until it knows.
+// name is the account's name as the servers report it. It asks until it knows,
+// but not all the time: a question that is not permitted is answered by silence.
 func (a *account) name(ctx context.Context) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.known != "" {
 		return a.known
+	}
+	if a.now().Before(a.retry) {
+		return globalAccount
 	}
 	var info struct {
 		Data struct {
@@ -59,6 +64,7 @@ func (a *account) name(ctx context.Context) string {
 	}
 	if err != nil || info.Data.Account == "" {
 		a.guessed.Store(true)
+		a.retry = a.now().Add(5 * requestTimeout)
 		return globalAccount
 	}
 	a.guessed.Store(false)

@@ -9,9 +9,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -682,4 +685,119 @@ func TestWorkerReportsArrive(t *testing.T) {
 	if age := time.Since(r.At); age > time.Minute {
 		t.Errorf("the report is %v old: it is dated by the worker's clock", age)
 	}
+}
+
+// The permissions that the documentation gives a watching user are enough, and
+// nothing beyond them is asked for.
+func TestDocumentedPermissionsSuffice(t *testing.T) {
+	t.Parallel()
+	srv := natstest.Server(t, natstest.Config(`
+accounts {
+  SYS { users: [ { user: "sysro", password: "p", permissions: {
+    publish: [
+      "$SYS.REQ.SERVER.PING.VARZ", "$SYS.REQ.SERVER.PING.STATSZ", "$SYS.REQ.SERVER.PING.HEALTHZ",
+      "$SYS.REQ.SERVER.PING.ROUTEZ", "$SYS.REQ.SERVER.PING.GATEWAYZ", "$SYS.REQ.SERVER.PING.LEAFZ",
+      "$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.SERVER.PING.JSZ", "$SYS.REQ.ACCOUNT.PING.STATZ" ],
+    subscribe: [ "_INBOX_ops.>" ] } } ] }
+  APP { jetstream: enabled, users: [
+    { user: "app", password: "p" }
+    { user: "ro", password: "p", permissions: {
+      publish: [ "$JS.API.STREAM.LIST", "$JS.API.CONSUMER.LIST.*", "$SYS.REQ.USER.INFO" ],
+      subscribe: [ "_INBOX_ops.>", "$JS.EVENT.METRIC.CONSUMER.ACK.>", "ballast.report.*.*" ] } }
+  ] }
+}
+system_account: SYS
+`))
+	j := js(t, natstest.Connect(t, srv.ClientURL(), nats.UserInfo("app", "p")))
+	stream(t, j, "ORDERS", 1)
+	east := consumer(t, j, "ORDERS", "east")
+	connect := func(user string) *nats.Conn {
+		return natstest.Connect(t, srv.ClientURL(), nats.UserInfo(user, "p"), nats.CustomInboxPrefix("_INBOX_ops"),
+			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { t.Errorf("user %s: %v", user, err) }))
+	}
+	byAccount := collect(t, Config{Conn: connect("ro")})
+	bySystem := collect(t, Config{System: connect("sysro"), Conn: connect("ro")})
+	for _, m := range []*memory{byAccount, bySystem} {
+		wait.For(t, patience, "the consumer", func() bool { return len(m.latest().Consumers) == 1 })
+		publish(t, j, "orders.a", 1)
+		ackSome(t, east, 1, 1)
+		wait.For(t, patience, "a sample of account APP", func() bool {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return slices.ContainsFunc(m.acks, func(w fleet.AckWindow) bool { return w.Account == "APP" && w.Consumer == "east" })
+		})
+	}
+	if p := bySystem.latest().Problems; len(p) != 0 {
+		t.Errorf("problems %+v, want none", p)
+	}
+}
+
+// When the big question fails, the small ones still count, and what was known
+// of streams and consumers stays with its date.
+func TestStreamsThatCannotBeReadStayAsTheyWere(t *testing.T) {
+	t.Parallel()
+	srv := natstest.Server(t, natstest.Config("server_name: solo\n"))
+	j := js(t, natstest.Connect(t, srv.ClientURL()))
+	stream(t, j, "ORDERS", 1)
+	consumer(t, j, "ORDERS", "east")
+	target, err := url.Parse(natstest.MonitorURL(srv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var broken atomic.Bool
+	through := httputil.NewSingleHostReverseProxy(target)
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if broken.Load() && r.URL.Path == "/jsz" {
+			http.Error(w, "no", http.StatusInternalServerError)
+			return
+		}
+		through.ServeHTTP(w, r)
+	}))
+	t.Cleanup(front.Close)
+	m := collect(t, Config{Monitor: []string{front.URL}})
+	wait.For(t, patience, "the consumer", func() bool { return len(m.latest().Consumers) == 1 })
+	broken.Store(true)
+	wait.For(t, patience, "the problem", func() bool {
+		return slices.ContainsFunc(m.latest().Problems, func(p fleet.Problem) bool {
+			return p.Where == "solo" && strings.Contains(p.What, "/jsz") && strings.Contains(p.What, "500")
+		})
+	})
+	since := m.latest()
+	wait.For(t, patience, "newer figures of the server", func() bool { return m.latest().Servers[0].At.Sub(since.Servers[0].At) > 300*time.Millisecond })
+	s := m.latest()
+	if len(s.Consumers) != 1 || len(s.Streams) != 1 || s.Consumers[0].At != since.Consumers[0].At || s.Servers[0].State != fleet.Healthy {
+		t.Errorf("streams %+v, consumers %+v; want them as at %v", s.Streams, s.Consumers, since.Consumers[0].At)
+	}
+	broken.Store(false)
+	wait.For(t, patience, "newer figures of the consumer", func() bool {
+		s := m.latest()
+		return len(s.Problems) == 0 && s.Consumers[0].At.After(since.Consumers[0].At)
+	})
+	if k := m.kinds(); len(k) != 0 {
+		t.Errorf("events %v, want none", k)
+	}
+}
+
+// BenchmarkRound is one look at a server with one stream and ten consumers;
+// the server's own work is in it.
+func BenchmarkRound(b *testing.B) {
+	srv := natstest.Server(b)
+	nc := natstest.Connect(b, srv.ClientURL())
+	j := js(b, nc)
+	stream(b, j, "ORDERS", 1)
+	for i := range 10 {
+		consumer(b, j, "ORDERS", fmt.Sprintf("c%d", i))
+	}
+	m := &memory{}
+	c, err := New(Config{Monitor: []string{natstest.MonitorURL(srv)}}, m)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		c.round(b.Context())
+	}
+	cost := m.latest().Cost
+	b.ReportMetric(float64(cost.Requests), "requests")
+	b.ReportMetric(float64(cost.Bytes), "bytes/round")
 }
