@@ -198,7 +198,7 @@ func (h *hub) compute(ctx context.Context, name string, seq uint64) {
 	}
 	parts := make(map[string]livePart, len(up.Parts))
 	for id, p := range up.Parts {
-		b, err := html(ctx, p)
+		b, err := markup(ctx, p)
 		if err != nil {
 			h.s.Log.ErrorContext(ctx, "live part cannot be rendered", "topic", name, "part", id, "err", err)
 			return

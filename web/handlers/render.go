@@ -41,8 +41,8 @@ func render(c echo.Context, status int, part templ.Component) error {
 	return c.HTMLBlob(status, buf.Bytes())
 }
 
-// html renders a component to bytes, for the live streams.
-func html(ctx context.Context, part templ.Component) ([]byte, error) {
+// markup renders a component to bytes, for the live streams.
+func markup(ctx context.Context, part templ.Component) ([]byte, error) {
 	var buf bytes.Buffer
 	if err := part.Render(ctx, &buf); err != nil {
 		return nil, err
