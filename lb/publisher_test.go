@@ -274,7 +274,13 @@ func TestPublisherSurvivesANewBucket(t *testing.T) {
 	if err := p.Publish(t.Context(), nil); err != nil {
 		t.Errorf("Publish without a bucket: %v", err)
 	}
-	put(t, bucket(t, js, 1), revision(2, 6, splitOf(weights{"west": 100})))
+	// The server may still be removing the old one's files.
+	wait.For(t, 10*time.Second, "the new bucket", func() bool {
+		var err error
+		kv, err = js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: traffic.Bucket, History: 64})
+		return err == nil
+	})
+	put(t, kv, revision(2, 6, splitOf(weights{"west": 100})))
 	wait.For(t, 20*time.Second, "the new bucket's document", at(p, 6))
 }
 
