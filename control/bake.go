@@ -147,7 +147,12 @@ func (c *Control) bake(ctx context.Context, ch traffic.Change) {
 	case !before.telling():
 		c.verify(ctx, ch, fmt.Sprintf("In force; p99 ACK latency is %s. There was too little before to compare it with.", short(after.p99())))
 	default:
-		c.verify(ctx, ch, fmt.Sprintf("Verified: p99 ACK latency %s before, %s after.", short(before.p99()), short(after.p99())))
+		text := fmt.Sprintf("Verified: p99 ACK latency %s before, %s after.", short(before.p99()), short(after.p99()))
+		if m.recent.telling() && m.recent.p99() > before.p99()*11/10 {
+			text = fmt.Sprintf("Verified: p99 ACK latency %s before (%s in the last %s of that), %s after.",
+				short(before.p99()), short(m.recent.p99()), short(m.recent.span), short(after.p99()))
+		}
+		c.verify(ctx, ch, text)
 	}
 }
 

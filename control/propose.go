@@ -20,6 +20,9 @@ const (
 	// refresh is how long a suggestion that ran out and is still true is renewed
 	// without another entry in the journal.
 	refresh = 5 * time.Minute
+	// stay is how long a suggestion is not replaced by one of the same kind with
+	// other numbers: an operator must be able to read what he clicks on.
+	stay = 15 * time.Second
 	// alike is the number of points within which two suggestions are the same
 	// one: the operator would decide the same.
 	alike = 2
@@ -148,7 +151,7 @@ func (c *Control) decide(ctx context.Context, rev traffic.Revision, d traffic.De
 		}
 		c.setDecision(split, d)
 		return
-	case isOpen && !lapsed && similar(open.Moves, fresh.Moves):
+	case isOpen && !lapsed && (similar(open.Moves, fresh.Moves) || open.Kind == fresh.Kind && now.Before(open.At.Add(stay))):
 		d.Proposal = &open
 		c.setDecision(split, d)
 		return

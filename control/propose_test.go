@@ -138,7 +138,7 @@ func TestOneSuggestionAtATime(t *testing.T) {
 		t.Errorf("%d journal entries, want 1", n)
 	}
 	tc.mind.say(60, 40)
-	tc.tick()
+	tc.ticks(stay)
 	second := tc.openOne(t)
 	if second.ID == first.ID {
 		t.Error("another move must be another suggestion")
@@ -147,6 +147,27 @@ func TestOneSuggestionAtATime(t *testing.T) {
 		t.Errorf("the first is %s, want superseded", p.Status)
 	}
 	checkReplay(t, tc.Control, tc.ledger)
+}
+
+func TestSuggestionCanBeRead(t *testing.T) {
+	t.Parallel()
+	tc := newTuned(t)
+	tc.mind.say(60, 50)
+	tc.tick()
+	first := tc.openOne(t)
+	for i := range 5 { // a tuner that cannot make up its mind
+		tc.mind.say(60, 30+5*(i%3))
+		tc.tick()
+		if got := tc.openOne(t); got.ID != first.ID {
+			t.Fatalf("replaced after %v", got.At.Sub(first.At))
+		}
+	}
+	tc.mind.say(60, 5)
+	tc.mind.says.Kind = "relief" // this cannot wait
+	tc.tick()
+	if got := tc.openOne(t); got.Kind != "relief" {
+		t.Errorf("open is %+v, want the urgent one", got)
+	}
 }
 
 func TestSuggestionThatStaysTrueIsNotSpam(t *testing.T) {
