@@ -95,11 +95,11 @@ type Collector struct {
 	// What follows is owned by the goroutine of Run's rounds.
 	inv         inventory
 	last        *fleet.Snapshot
-	since       map[string]time.Time // when a problem was seen first, by its place and words
-	restarted   map[string]bool      // servers that may still be recovering, by name
-	cost        fleet.Cost           // since the last snapshot
-	open        int                  // requests under way
-	needAccount bool                 // the account's own JetStream API has something to add
+	since       map[problemKey]time.Time // when a problem was seen first
+	restarted   map[string]bool          // servers that may still be recovering, by name
+	cost        fleet.Cost               // since the last snapshot
+	open        int                      // requests under way
+	needAccount bool                     // the account's own JetStream API has something to add
 
 	results  chan answer // from the sources to the rounds
 	inFlight sync.WaitGroup
@@ -125,7 +125,7 @@ func New(cfg Config, sink Sink) (*Collector, error) {
 	c := &Collector{
 		cfg: cfg, sink: sink, now: cfg.Now,
 		log:   cfg.Log.With("component", "collector"),
-		since: map[string]time.Time{}, restarted: map[string]bool{},
+		since: map[problemKey]time.Time{}, restarted: map[string]bool{},
 		results: make(chan answer),
 	}
 	var err error

@@ -31,7 +31,7 @@ func (c *Collector) round(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	s := r.assemble()
+	s := r.assemble(ctx)
 	events := changes(c.last, &s)
 	c.last = &s
 	if err := c.sink.PutSnapshot(ctx, s); err != nil && !errors.Is(err, context.Canceled) {
@@ -294,7 +294,7 @@ func (c *Collector) unread() []neighbour {
 }
 
 // assemble builds the snapshot of what is known now.
-func (r *round) assemble() fleet.Snapshot {
+func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 	c := r.c
 	var s fleet.Snapshot
 	all := c.servers()
@@ -343,7 +343,7 @@ func (r *round) assemble() fleet.Snapshot {
 	sortSnapshot(&s)
 	s.Expected = max(len(s.Servers), c.system.active)
 	problems = append(problems, c.problems(&s)...)
-	s.Problems = c.dated(problems)
+	s.Problems = c.dated(ctx, problems)
 	s.Cost = c.cost
 	c.cost = fleet.Cost{}
 	s.TakenAt = c.now()
@@ -515,24 +515,34 @@ func lastError(nc *nats.Conn) string {
 	return ": " + reason(err)
 }
 
-// dated says since when each problem is there.
-func (c *Collector) dated(problems []fleet.Problem) []fleet.Problem {
-	since := make(map[string]time.Time, len(problems))
+// dated says since when each problem is there, and logs those that came and went.
+func (c *Collector) dated(ctx context.Context, problems []fleet.Problem) []fleet.Problem {
+	slices.SortFunc(problems, func(a, b fleet.Problem) int {
+		return cmp.Or(cmp.Compare(a.Where, b.Where), cmp.Compare(a.What, b.What))
+	})
+	since := make(map[problemKey]time.Time, len(problems))
 	now := c.now()
 	for i := range problems {
 		p := &problems[i]
-		k := p.Where + "\x00" + p.What
+		k := problemKey{p.Where, p.What}
 		if p.Since.IsZero() {
 			p.Since = now
 		}
-		if t, ok := c.since[k]; ok && t.Before(p.Since) {
+		if t, ok := c.since[k]; !ok {
+			c.log.WarnContext(ctx, "problem", "where", p.Where, "what", p.What, "hint", p.Hint)
+		} else if t.Before(p.Since) {
 			p.Since = t
 		}
 		since[k] = p.Since
 	}
+	for k := range c.since {
+		if _, ok := since[k]; !ok {
+			c.log.InfoContext(ctx, "problem is over", "where", k.where, "what", k.what)
+		}
+	}
 	c.since = since
-	slices.SortFunc(problems, func(a, b fleet.Problem) int {
-		return cmp.Or(cmp.Compare(a.Where, b.Where), cmp.Compare(a.What, b.What))
-	})
 	return problems
 }
+
+// problemKey tells problems apart over the rounds.
+type problemKey struct{ where, what string }
