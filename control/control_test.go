@@ -210,20 +210,20 @@ func documents(tb testing.TB, nc *nats.Conn) []jetstream.KeyValueEntry {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	kv, err := js.KeyValue(ctx, traffic.Bucket)
-	if err != nil {
-		tb.Fatalf("bucket: %v", err)
-	}
-	str, err := js.Stream(ctx, stream)
-	if err != nil {
-		tb.Fatalf("stream: %v", err)
-	}
+	var kv jetstream.KeyValue
+	var str jetstream.Stream
+	wait.For(tb, time.Minute, "the bucket to answer", func() bool { // a server may just have come back
+		if kv, err = js.KeyValue(ctx, traffic.Bucket); err == nil {
+			str, err = js.Stream(ctx, stream)
+		}
+		return err == nil
+	})
 	last := str.CachedInfo().State.LastSeq
 	var all []jetstream.KeyValueEntry
 	wait.For(tb, soon, "a replica that has caught up", func() bool {
 		w, err := kv.WatchAll(ctx, jetstream.IncludeHistory())
 		if err != nil {
-			tb.Fatalf("watch: %v", err)
+			return false
 		}
 		defer w.Stop()
 		all = nil
