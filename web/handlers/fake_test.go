@@ -408,6 +408,8 @@ func logNormal(l load, n int) *sketch.Sketch {
 }
 
 func (w *world) Observe(_ context.Context, s traffic.Split, r fleet.Range) ([]traffic.Observation, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.metricsErr != nil {
 		return nil, w.metricsErr
 	}
