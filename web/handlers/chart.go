@@ -375,7 +375,7 @@ func (s *Server) setShares(ctx context.Context, now traffic.Revision, a chartArg
 			if !ok {
 				p.n = 0
 			}
-			if p.at.Before(a.span.From) { // in force when the span began
+			if !p.at.After(a.span.From) { // in force when the span began
 				p.at = a.span.From
 				l.data = l.data[:0]
 			}

@@ -1,8 +1,8 @@
 package handlers
 
 import (
+	"bufio"
 	"bytes"
-	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -61,29 +61,41 @@ func sendJSON(c echo.Context, at time.Time, name string, v any) error {
 	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, b.Bytes())
 }
 
-// writeCSV writes RFC 4180: CRLF, quotes where needed, a header line.
+// writeCSV writes RFC 4180: CRLF at the end of a record, quotes where needed, a
+// header line. It does not use encoding/csv, whose CRLF mode drops a lone
+// carriage return out of a cell.
 func writeCSV(w io.Writer, cols []string, rows iter.Seq[[]any]) error {
-	out := csv.NewWriter(w)
-	out.UseCRLF = true
-	record := make([]string, len(cols))
-	copy(record, cols)
-	if err := out.Write(record); err != nil {
-		return fmt.Errorf("write CSV header: %w", err)
+	out := bufio.NewWriterSize(w, 16<<10)
+	for i, c := range cols {
+		csvField(out, c, i)
 	}
+	out.WriteString("\r\n")
 	for row := range rows {
-		record = record[:0]
-		for _, v := range row {
-			record = append(record, csvCell(v))
+		for i, v := range row {
+			csvField(out, csvCell(v), i)
 		}
-		if err := out.Write(record); err != nil {
-			return fmt.Errorf("write CSV row: %w", err)
+		// The writer keeps its first error; asking for it here ends early.
+		if _, err := out.WriteString("\r\n"); err != nil {
+			return fmt.Errorf("write CSV: %w", err)
 		}
 	}
-	out.Flush()
-	if err := out.Error(); err != nil {
+	if err := out.Flush(); err != nil {
 		return fmt.Errorf("write CSV: %w", err)
 	}
 	return nil
+}
+
+func csvField(out *bufio.Writer, cell string, i int) {
+	if i > 0 {
+		out.WriteByte(',')
+	}
+	if !strings.ContainsAny(cell, "\",\r\n ") {
+		out.WriteString(cell)
+		return
+	}
+	out.WriteByte('"')
+	out.WriteString(strings.ReplaceAll(cell, `"`, `""`))
+	out.WriteByte('"')
 }
 
 // csvCell returns a figure as a number that a spreadsheet computes with, and
