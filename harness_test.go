@@ -13,7 +13,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -150,29 +149,10 @@ func (p *process) url(tb testing.TB) string {
 	return url
 }
 
-// startDemo runs the demo in this process until the test ends.
-func startDemo(tb testing.TB, args ...string) string {
-	tb.Helper()
-	c, _, err := parse(append([]string{"demo", "--listen", "127.0.0.1:0", "--data", tb.TempDir()}, args...), io.Discard, io.Discard, func(int) {})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	log := slog.New(slog.NewTextHandler(&lockedBuffer{}, nil))
-	ctx, cancel := context.WithCancel(context.Background())
-	a, _, err := newDemo(ctx, c.Demo, log)
-	if err != nil {
-		cancel()
-		tb.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- a.Run(ctx) }()
-	tb.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			tb.Errorf("the demo ended with %v", err)
-		}
-	})
-	return "http://" + a.addr()
+// withCancel is a context that the test's cleanup may outlive: tb.Context ends
+// before cleanups run.
+func withCancel(tb testing.TB) (context.Context, context.CancelFunc) {
+	return context.WithCancel(context.WithoutCancel(tb.Context()))
 }
 
 func tryGet(url string) (int, []byte) {

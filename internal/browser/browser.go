@@ -75,6 +75,8 @@ func Open(tb testing.TB, width, height int64) *Tab {
 			chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(dir),
 			chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true),
 			chromedp.Flag("hide-scrollbars", true),
+			// A click during a page's cross-fade would hit the fading picture.
+			chromedp.Flag("force-prefers-reduced-motion", true),
 		)...)
 		ctx, stop := chromedp.NewContext(alloc)
 		shared.ctx = ctx
@@ -206,3 +208,13 @@ func (t *Tab) state() string {
 }
 
 func quote(s string) string { return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'" }
+
+// Click clicks the first element that matches, once it can be seen.
+func Click(selector string) chromedp.Action[chromedp.Void] {
+	return chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible)
+}
+
+// Set puts a value into a form field as a person who types it would.
+func Set(selector, value string) chromedp.Action[chromedp.Void] {
+	return chromedp.Steps(chromedp.SetValue(chromedp.CSS(selector), value))
+}
