@@ -30,6 +30,9 @@ type cli struct {
 	Demo    demoCmd    `cmd:"" help:"Run a NATS cluster, a workload and the console in this process, to try Ballast out."`
 	Health  healthCmd  `cmd:"" help:"Ask a running console whether it is up; for container health checks."`
 	Version versionCmd `cmd:"" help:"Print the version."`
+
+	Bed       bedCmd       `cmd:"" hidden:"" help:"Raise a NATS system on loopback to measure a console against, until interrupted."`
+	BedServer bedServerCmd `cmd:"" hidden:"" help:"Be one nats-server of a bed."`
 }
 
 // webFlags say where the console is served and who uses it.
@@ -81,6 +84,19 @@ type healthCmd struct {
 }
 
 type versionCmd struct{}
+
+// bedCmd is the configuration of "ballast bed".
+type bedCmd struct {
+	Size  string  `help:"S: 20 streams, 100 consumers, 200 connections. L: 500, 5,000, 2,000. super: two clusters of three servers and a leaf node." enum:"S,L,super" default:"S"`
+	Dir   string  `help:"Directory of the servers and the passwords, which are removed at the end. Default: a temporary one." type:"path" placeholder:"DIR"`
+	Rate  float64 `help:"Messages per second; 0 for none." default:"200"`
+	Churn float64 `help:"Ephemeral consumers created per second; 0 for none." default:"0"`
+}
+
+// bedServerCmd is the configuration of "ballast bed-server".
+type bedServerCmd struct {
+	File string `name:"server-config" short:"c" required:"" type:"existingfile" placeholder:"FILE" help:"The server's configuration file."`
+}
 
 // AfterApply reports every mistake in the flags at once.
 func (c *serveCmd) AfterApply() error {

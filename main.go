@@ -16,6 +16,8 @@ import (
 	"runtime/debug"
 	"syscall"
 	"time"
+
+	"ballast/demo/bed"
 )
 
 // Exit codes.
@@ -57,6 +59,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = health(ctx, c.Health.Listen)
 	case "version":
 		fmt.Fprintln(stdout, "ballast", versionText())
+	case "bed":
+		err = runBed(ctx, c.Bed, log, stdout)
+	case "bed-server":
+		err = bed.ServerMain(c.BedServer.File)
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintf(stderr, "ballast: %v\n", err)
