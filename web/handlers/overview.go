@@ -57,7 +57,7 @@ func (s *Server) overview(c echo.Context) error {
 // overviewView is the page without what covers a range: that much is live.
 func (s *Server) overviewView(ctx context.Context) (templates.Overview, []measured, error) {
 	snap := s.Metrics.Latest()
-	v := templates.Overview{NewSplit: "/splits/new"}
+	v := templates.Overview{NewSplit: "/splits/new", Whole: "forming"}
 	if forming, ok := s.forming(snap); ok {
 		v.Forming = &forming
 		v.Status, v.Sub = templates.Status{Tone: "stale", Word: "no data yet"}, "Waiting for the first look at NATS."
@@ -68,14 +68,25 @@ func (s *Server) overviewView(ctx context.Context) (templates.Overview, []measur
 		return v, nil, err
 	}
 	now := s.Now()
-	events, err := s.Metrics.Events(ctx, fleet.Range{From: now.Add(-24 * time.Hour), To: now}, 8)
+	events, err := s.Metrics.Events(ctx, fleet.Range{From: now.Add(-24 * time.Hour), To: now}, 40)
 	if err != nil {
 		return v, nil, fmt.Errorf("events of the last day: %w", err)
 	}
 	for _, e := range events {
+		if len(v.Events) == 6 {
+			break
+		}
+		// Whoever watches a bucket makes a short-lived consumer: no news.
+		if e.Severity == fleet.Info && strings.HasPrefix(e.Kind, "consumer.") && strings.Contains(e.Entity, "/KV_") {
+			continue
+		}
 		v.Events = append(v.Events, templates.EventRow{Tone: severityTone(e.Severity), Entity: e.Entity, Text: e.Text, At: s.when(e.At)})
 	}
 	v.KPIs = s.overviewFigures(snap, all)
+	v.Whole = "splits"
+	for _, m := range all {
+		v.Whole += " " + m.rev.Split.Name
+	}
 	v.Splits = s.splitRows(all)
 	v.Changes = s.changeRows(s.Control.Changes("", 8))
 	v.Needs = s.needs(snap, all)
@@ -97,12 +108,20 @@ func (s *Server) overviewView(ctx context.Context) (templates.Overview, []measur
 
 // forming says what is missing as long as there is nothing to show.
 func (s *Server) forming(snap *fleet.Snapshot) (templates.Forming, bool) {
-	if len(snap.Servers) > 0 {
+	if len(snap.Servers) > 0 && (s.Demo == nil || len(snap.Streams) > 0) {
 		return templates.Forming{}, false
 	}
 	f := templates.Forming{Title: "Nothing was seen of NATS yet", Text: "Ballast keeps trying, at first every second, then up to every 30 seconds."}
 	if s.Demo != nil {
-		f.Title, f.Text = "The demo cluster is forming", "Three servers elect a leader first; that takes about five seconds. This page fills by itself."
+		f.Title, f.Text = "The demo cluster is forming", "Its servers elect a leader first; that takes about five seconds. This page fills by itself."
+		if n := len(snap.Servers); n > 0 {
+			f.Steps = append(f.Steps, templates.FormingStep{Tone: "ok", What: plural(n, "server is", "servers are") + " up"})
+			leader := templates.FormingStep{Tone: "idle", What: "The servers are electing a leader of JetStream"}
+			if l := metaLeader(snap); l != "" {
+				leader = templates.FormingStep{Tone: "ok", What: l + " leads JetStream"}
+			}
+			f.Steps = append(f.Steps, leader, templates.FormingStep{Tone: "idle", What: "Stream, consumers and the split are being made"})
+		}
 	}
 	for _, p := range snap.Problems {
 		f.Steps = append(f.Steps, templates.FormingStep{Tone: "crit", What: p.Where + ": " + p.What, Hint: p.Hint})
@@ -115,6 +134,23 @@ func (s *Server) forming(snap *fleet.Snapshot) (templates.Forming, bool) {
 		f.Steps = append(f.Steps, templates.FormingStep{Tone: "idle", What: "Waiting for the first answer of a server.", Hint: "If this stays, check --nats, --monitor and the log."})
 	}
 	return f, true
+}
+
+func metaLeader(snap *fleet.Snapshot) string {
+	for _, sv := range snap.Servers {
+		if sv.JetStream != nil && sv.JetStream.MetaLeader != "" {
+			return sv.JetStream.MetaLeader
+		}
+	}
+	return ""
+}
+
+// lead is the first sentence of a text.
+func lead(text string) string {
+	if all := sentences(text); len(all) > 0 {
+		return all[0]
+	}
+	return ""
 }
 
 func (s *Server) overviewFigures(snap *fleet.Snapshot, all []measured) []templates.KPI {
@@ -224,12 +260,12 @@ func (s *Server) needs(snap *fleet.Snapshot, all []measured) []templates.Need {
 			if t.hasEst && t.est.Capacity > 0 {
 				detail = fmt.Sprintf("%s msg/s arrive, it can do %s; %s wait.", figure(t.rate, "msg/s"), figure(t.est.Capacity, "msg/s"), countWords(t.obs.Backlog))
 			}
-			out = append(out, templates.Need{Tone: tone, What: name + ": " + t.Name + " is " + word, Detail: detail, URL: splitURL(name)})
+			out = append(out, templates.Need{Tone: tone, What: name + ": " + t.Name + ": " + word, Detail: detail, URL: splitURL(name)})
 		}
 	}
 	for _, p := range s.Control.Proposals("", 50) {
 		if p.Status == traffic.Open {
-			out = append(out, templates.Need{Tone: "info", What: "Suggestion: " + p.Title, Detail: p.Why, URL: suggestionURL(p.ID), Since: s.when(p.At)})
+			out = append(out, templates.Need{Tone: "info", What: "Suggestion: " + p.Title, Detail: lead(p.Why), URL: suggestionURL(p.ID), Since: s.when(p.At)})
 		}
 	}
 	for _, ch := range s.Control.Changes("", 50) {
@@ -254,7 +290,7 @@ func (s *Server) overviewTopic(ctx context.Context, _ string) (update, error) {
 		return update{}, err
 	}
 	if v.Forming != nil {
-		return update{Parts: map[string]part{"forming": {templates.FormingCard(*v.Forming), ""}}}, nil
+		return update{Parts: map[string]part{"forming": {templates.FormingCard(*v.Forming), ""}}, Data: whole{v.Whole}}, nil
 	}
 	up := update{Parts: map[string]part{
 		"overview-status": {templates.Chip(v.Status), ""},
@@ -271,8 +307,14 @@ func (s *Server) overviewTopic(ctx context.Context, _ string) (update, error) {
 			up.Text[k.NoteKey] = k.Note
 		}
 	}
-	up.Data = map[string]bool{"formed": true}
+	up.Data = whole{v.Whole}
 	return up, nil
+}
+
+// whole is the data of a tick that makes a page load anew when it consists of
+// other parts than it was drawn with.
+type whole struct {
+	Whole string `json:"whole"`
 }
 
 func needsShape(ns []templates.Need) string {

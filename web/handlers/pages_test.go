@@ -525,7 +525,7 @@ func TestOverview(t *testing.T) {
 	st := newSite(t, w)
 	a := st.get("/").status(200)
 	a.says("overview-status", "things need attention")
-	a.says("needs", "worker-east-1 is over capacity").says("needs", "Suggestion: Move 20 points").says("needs", "Revision 3 of orders was rolled back").says("needs", "Revision 4 of orders is being watched")
+	a.says("needs", "worker-east-1: over capacity").says("needs", "Suggestion: Move 20 points").says("needs", "Revision 3 of orders was rolled back").says("needs", "Revision 4 of orders is being watched")
 	a.says("split-health", "orders").says("split-health", "payments").says("latest", "orders revision 4").says("events", "n3 restarted")
 	a.says("alerts", "Revision 4 of orders is being watched")
 	if got := text(a.id("needs")); strings.Index(got, "over capacity") > strings.Index(got, "Suggestion") {

@@ -170,7 +170,7 @@ var confidenceBars = map[traffic.Confidence]int{traffic.Low: 1, traffic.Medium: 
 
 func (s *Server) suggestionView(p traffic.Proposal) templates.Suggestion {
 	v := templates.Suggestion{
-		ID: p.ID, URL: suggestionURL(p.ID), Split: p.Split, SplitURL: splitURL(p.Split), Title: p.Title, Why: p.Why,
+		ID: p.ID, URL: suggestionURL(p.ID), Split: p.Split, SplitURL: splitURL(p.Split), Title: p.Title, Why: sentences(p.Why),
 		Status: templates.Status{Tone: proposalTone(p.Status), Word: string(p.Status)}, Open: p.Status == traffic.Open, At: s.when(p.At),
 		Expires: millis(p.Expires), ExpiresAt: s.when(p.Expires), Base: strconv.FormatUint(p.Base, 10), Window: "over " + ago(p.Window) + ", until " + p.At.UTC().Format("15:04:05 UTC"),
 		Confidence: string(p.Confidence), Bars: confidenceBars[p.Confidence], Guards: p.Guards, Law: string(p.Law), Kind: p.Kind,
@@ -183,6 +183,9 @@ func (s *Server) suggestionView(p traffic.Proposal) templates.Suggestion {
 	}
 	if err := s.Control.Ready(); err != nil {
 		v.NotReady = fault(err).Title
+	}
+	if len(v.Why) > 0 {
+		v.Lead = v.Why[0]
 	}
 	for _, m := range p.Moves {
 		by := fmt.Sprintf("%+d", m.To-m.From)
@@ -224,6 +227,18 @@ func (s *Server) suggestionView(p traffic.Proposal) templates.Suggestion {
 		}
 	}
 	return v
+}
+
+// sentences cuts a text where a sentence ends.
+func sentences(text string) []string {
+	if text == "" {
+		return nil
+	}
+	out := strings.SplitAfter(text, ". ")
+	for i := range out {
+		out[i] = strings.TrimSpace(out[i])
+	}
+	return out
 }
 
 var suggestionColumns = []string{"id", "split", "base_revision", "at", "expires", "status", "kind", "law", "title", "why", "confidence", "target", "from_percent", "to_percent",

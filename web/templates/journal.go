@@ -56,6 +56,7 @@ type Overview struct {
 	Charts   []ChartView
 	Forming  *Forming
 	NewSplit string
+	Whole    string // changes when the page consists of other parts than it was drawn with
 }
 
 // Need is something that wants attention; worst first.

@@ -6,7 +6,8 @@ type Suggestion struct {
 	Split      string
 	SplitURL   string
 	Title      string
-	Why        string
+	Lead       string   // the first sentence of why
+	Why        []string // all of them
 	Status     Status
 	Open       bool
 	At         When

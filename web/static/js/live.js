@@ -94,6 +94,9 @@ function flush() {
       const i = k.lastIndexOf(' '), el = document.getElementById(k.slice(0, i)), name = k.slice(i + 1);
       if (el && attrs.has(name) && el.getAttribute(name) !== m.a[k]) el.setAttribute(name, m.a[k]);
     }
+    // What the page consists of has changed: the server draws it anew.
+    const whole = $('[data-whole]');
+    if (whole && m.d?.whole && m.d.whole !== whole.dataset.whole) return location.reload();
     document.dispatchEvent(new CustomEvent('ballast:tick', { detail: m }));
   }
   paint();
