@@ -120,6 +120,15 @@ func (t measuredTarget) status() (tone, word string) {
 	return "ok", "healthy"
 }
 
+// note is what stands beside the target's weight in the form.
+func (t measuredTarget) note() string {
+	if t.found && t.obs.Latency != nil && t.obs.Latency.Count() > 0 {
+		return "p99 " + latencyWords(t.obs.Latency.Quantile(.99)) + " ms"
+	}
+	_, word := t.status()
+	return word
+}
+
 // worst orders tones by how much they want to be looked at.
 func worst(a, b string) string {
 	order := map[string]int{"crit": 4, "warn": 3, "info": 2, "stale": 1}

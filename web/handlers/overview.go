@@ -301,12 +301,7 @@ func (s *Server) overviewTopic(ctx context.Context, _ string) (update, error) {
 	}}
 	up.Text, up.Attr = splitsText(v.Splits)
 	up.Text["overview/sub"] = v.Sub
-	for _, k := range v.KPIs {
-		up.Text[k.Key] = k.Value
-		if k.NoteKey != "" {
-			up.Text[k.NoteKey] = k.Note
-		}
-	}
+	kpiText(up, v.KPIs)
 	up.Data = whole{v.Whole}
 	return up, nil
 }

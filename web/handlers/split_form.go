@@ -247,11 +247,7 @@ func (s *Server) weightsView(m measured, in weightsInput) templates.WeightsForm 
 			if t.Tier != tier {
 				continue
 			}
-			tone, word := t.status()
-			if t.found && t.obs.Latency != nil && t.obs.Latency.Count() > 0 {
-				word = "p99 " + latencyWords(t.obs.Latency.Quantile(.99)) + " ms"
-			}
-			row := templates.WeightRow{Name: t.Name, Color: strconv.Itoa(i%6 + 1), Tone: tone, Note: word, Value: in.weights[t.Name], Now: strconv.Itoa(t.Weight), Offset: strconv.Itoa(sum),
+			row := templates.WeightRow{Name: t.Name, Color: strconv.Itoa(i%6 + 1), Note: t.note(), Value: in.weights[t.Name], Now: strconv.Itoa(t.Weight), Offset: strconv.Itoa(sum),
 				State: in.states[t.Name], StateNow: string(t.State), Wrong: cmp.Or(in.wrong["targets."+t.Name+".weight"], in.wrong["targets."+t.Name+".state"])}
 			if row.State == string(traffic.Ready) {
 				ready++

@@ -520,12 +520,11 @@ func (s *Server) splitTopic(ctx context.Context, name string) (update, error) {
 	for _, r := range rows {
 		rowText(up.Text, up.Attr, r)
 	}
-	for _, k := range s.splitFigures(m) {
-		up.Text[k.Key] = k.Value
-		if k.NoteKey != "" {
-			up.Text[k.NoteKey] = k.Note
-		}
+	for _, t := range m.targets {
+		up.Text[name+"/"+t.Name+"/note"] = t.note()
 	}
+	kpiText(up, s.splitFigures(m))
+	up.Data = whole{fmt.Sprintf("revision %d", rev.Number)}
 	var suggestion templ.Component = templ.NopComponent
 	shape := ""
 	if p, ok := s.openProposal(name); ok {
@@ -538,6 +537,17 @@ func (s *Server) splitTopic(ctx context.Context, name string) (update, error) {
 	}
 	up.Parts["split-decision"] = part{templates.DecisionCard(decision), decision.Decision + strings.Join(decision.Vetoes, "")}
 	return up, nil
+}
+
+// kpiText patches a strip of figures.
+func kpiText(up update, kpis []templates.KPI) {
+	for _, k := range kpis {
+		up.Text[k.Key] = k.Value
+		up.Attr["kpi:"+k.Key+" data-state"] = k.Tone
+		if k.NoteKey != "" {
+			up.Text[k.NoteKey] = k.Note
+		}
+	}
 }
 
 func rowsShape(rows []templates.TargetRow) string {

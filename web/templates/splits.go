@@ -116,7 +116,7 @@ type TierForm struct {
 // WeightRow is one target's weight and state.
 type WeightRow struct {
 	Name, Color string
-	Tone, Note  string
+	Note        string
 	Value, Now  string
 	Offset      string // of its segment in the bar
 	State       string

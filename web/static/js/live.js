@@ -96,7 +96,10 @@ function flush() {
     }
     // What the page consists of has changed: the server draws it anew.
     const whole = $('[data-whole]');
-    if (whole && m.d?.whole && m.d.whole !== whole.dataset.whole) return location.reload();
+    if (whole && m.d?.whole && m.d.whole !== whole.dataset.whole) {
+      if (!$('form.dirty, dialog[open]')) return location.reload();
+      toast('This page has changed meanwhile.', 'Load it anew', () => location.reload());
+    }
     document.dispatchEvent(new CustomEvent('ballast:tick', { detail: m }));
   }
   paint();

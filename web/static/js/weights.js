@@ -66,13 +66,16 @@ function bind(form) {
     r.lock.addEventListener('click', () => r.lock.setAttribute('aria-pressed', !locked(r)));
   }
   $('[data-even]', form)?.addEventListener('click', () => {
+    form.classList.add('dirty');
     for (const t of new Set(rows.map(r => r.tier))) { const on = ofTier(t); spread(on.map(() => 1), 100).forEach((v, i) => { on[i].num.value = v; }); }
     paint();
   });
   $('[data-reset]', form)?.addEventListener('click', () => {
+    form.classList.remove('dirty');
     for (const r of rows) { r.num.value = r.num.dataset.now; r.state.value = r.state.dataset.now; r.lock.setAttribute('aria-pressed', 'false'); }
     paint();
   });
+  form.addEventListener('input', () => form.classList.add('dirty'));
   paint();
 }
 const bindAll = () => $$('[data-weights]').forEach(bind);
