@@ -85,7 +85,39 @@ func (s *Server) chart(ctx context.Context, id string, a chartArgs) (chart, erro
 		return chart{}, fmt.Errorf("chart %s: %w", id, err)
 	}
 	c.id, c.span = id, a.span.Range
+	if a.span.Key != "" {
+		c.span.From = c.fitted()
+	}
 	return c, nil
+}
+
+// fitted is where the axis begins. A span that ends now and whose figures fill
+// less than half of it is shown from the whole minute in which they begin: a
+// console that was started a minute ago need not show a quarter of an hour of
+// nothing.
+func (c chart) fitted() time.Time {
+	first := c.span.To
+	for _, l := range c.lines {
+		for _, s := range l.data {
+			if s.n > 0 && !l.dash {
+				if s.at.Before(first) {
+					first = s.at
+				}
+				break
+			}
+		}
+	}
+	if first.Equal(c.span.To) || first.Sub(c.span.From) < c.span.Span()/2 {
+		return c.span.From
+	}
+	from := first.Truncate(time.Minute)
+	if latest := c.span.To.Add(-2 * time.Minute); from.After(latest) {
+		from = latest
+	}
+	if from.Before(c.span.From) {
+		return c.span.From
+	}
+	return from
 }
 
 // splitOf returns the split as it stood at the end of the span, so that an old
@@ -596,6 +628,9 @@ func (c chart) plot(since time.Time) plotDoc {
 			if s.at.Before(since) && !l.steps {
 				prev = s.at
 				continue
+			}
+			if s.at.Before(c.span.From) { // a step in force since before the axis begins
+				s.at = c.span.From
 			}
 			v := math.Round(s.avg*1000) / 1000
 			switch {

@@ -166,7 +166,7 @@ func (c chart) draw() templates.Plot {
 	// A little air, so that a line at the very top is not drawn on the edge.
 	step, high := axis(high*1.03, 4, c.unit)
 	x := func(t time.Time) float64 {
-		return left + float64(t.Sub(c.span.From))/float64(c.span.Span())*(right-left)
+		return max(left, left+float64(t.Sub(c.span.From))/float64(c.span.Span())*(right-left))
 	}
 	y := func(v float64) float64 { return bottom - v/high*(bottom-top) }
 

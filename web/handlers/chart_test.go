@@ -110,6 +110,30 @@ func TestGapsStayGaps(t *testing.T) {
 	}
 }
 
+func TestTheAxisFitsWhatIsKnown(t *testing.T) {
+	t.Parallel()
+	to := time.Date(2026, 3, 14, 9, 26, 53, 0, time.UTC)
+	for _, tc := range []struct {
+		first, want time.Duration // before to
+	}{
+		{0, 15 * time.Minute},                        // nothing was measured
+		{14 * time.Minute, 15 * time.Minute},         // most of it was
+		{8 * time.Minute, 15 * time.Minute},          // more than half of it
+		{5 * time.Minute, 5*time.Minute + 53e9},      // begins at 09:21
+		{40 * time.Second, 2 * time.Minute},          // never shorter
+		{15*time.Minute + 1e9, 15 * time.Minute},     // older than asked for
+		{7*time.Minute + 29e9, 7*time.Minute + 53e9}, // just under half
+	} {
+		c := chart{span: fleet.Range{From: to.Add(-15 * time.Minute), To: to}, lines: []line{
+			{data: []sample{{at: to.Add(-15 * time.Minute)}, {at: to.Add(-tc.first), n: 1}}},
+			{dash: true, steps: true, data: []sample{{at: to.Add(-15 * time.Minute), n: 1}}},
+		}}
+		if got := to.Sub(c.fitted()); got != tc.want {
+			t.Errorf("figures since %v: the axis spans %v, want %v", tc.first, got, tc.want)
+		}
+	}
+}
+
 func TestThinKeepsPeaks(t *testing.T) {
 	t.Parallel()
 	values := make([]float64, 10_000)

@@ -7,6 +7,7 @@ import (
 	"hash"
 	"hash/fnv"
 	"math"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -193,12 +194,16 @@ func (sc *scene) drawing() templates.TopoMap {
 	sum := fnv.New64a()
 	m := templates.TopoMap{Mode: sc.mode, Compact: sc.layout.Compact, Detailed: sc.layout.Detailed, Label: sc.label()}
 	fmt.Fprintln(sum, sc.mode, sc.split, sc.server)
+	for _, sp := range sc.splits { // the tables show them all
+		for _, t := range sp.targets {
+			fmt.Fprintln(sum, sp.Name, t.Name, t.host, t.Weight, t.State)
+		}
+	}
 	shares := map[string]float64{} // of the current split, by cluster
 	hosts := map[string][]targetScene{}
 	cur := sc.current()
 	if sc.mode == "traffic" && cur != nil {
 		for _, t := range cur.targets {
-			fmt.Fprintln(sum, t.Name, t.host, t.Weight, t.State, t.color)
 			if t.host != "" && t.State == traffic.Ready {
 				hosts[t.host] = append(hosts[t.host], t)
 			}
@@ -680,9 +685,9 @@ func (s *Server) getTopology(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	v := templates.Topology{}
+	v := templates.Topology{URL: a.url("/topology"), Map: sc.drawing()}
 	v.Tone, v.Head = sc.head()
-	topics := []string{topicTopology + ":" + topicArg(sc)}
+	topics := []string{topicTopology + ":" + topicArg(a)}
 	if len(sc.snap.Servers) == 0 {
 		v.Empty, v.Hint = "No server was seen yet", "Ballast is connecting. As soon as the first server answers, it appears here."
 		if len(sc.snap.Problems) > 0 {
@@ -690,8 +695,6 @@ func (s *Server) getTopology(c echo.Context) error {
 			v.Hint = p.Where + ": " + p.What + " " + p.Hint
 		}
 	} else {
-		v.Map = sc.drawing()
-		v.MapURL = a.url("/topology/svg")
 		for _, m := range []struct{ key, name string }{{"links", "Links"}, {"traffic", "Traffic"}, {"streams", "Streams"}} {
 			v.Modes = append(v.Modes, templates.Choice{Label: m.name, URL: sc.with(func(a *topoArgs) { a.mode = m.key }), Current: sc.mode == m.key})
 		}
@@ -708,10 +711,10 @@ func (s *Server) getTopology(c echo.Context) error {
 	}
 	f := withLive(s.frame(c, "Topology", navTopology), topics...)
 	f.Charts = len(v.Inspector.Charts) > 0
-	return show(c, templates.TopologyPage(f, v), templates.TopologyCard(v))
+	return show(c, templates.TopologyPage(f, v), templates.TopologyContent(v))
 }
 
-// getTopologySVG answers the map alone, when its structure changed under a page.
+// getTopologySVG answers the map alone, for who wants the picture.
 func (s *Server) getTopologySVG(c echo.Context) error {
 	a, err := topoArgsOf(c)
 	if err != nil {
@@ -721,14 +724,14 @@ func (s *Server) getTopologySVG(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	c.Response().Header().Add("Vary", "HX-Request")
-	return render(c, 200, templates.TopoSVG(sc.drawing()))
+	return render(c, http.StatusOK, templates.TopoSVG(sc.drawing()))
 }
 
-// topicArg packs what decides the structure into the name of a topic. Commas
-// and colons separate topics, so it is query-escaped.
-func topicArg(sc *scene) string {
-	return url.Values{"o": {sc.mode}, "s": {sc.split}, "n": {sc.server}}.Encode()
+// topicArg packs what decides the structure into the name of a topic, as it was
+// asked for: what is left to the server is decided anew each time, here as for
+// the page. Commas separate topics, so it is query-escaped.
+func topicArg(a topoArgs) string {
+	return url.Values{"o": {a.mode}, "s": {a.split}, "n": {a.server}}.Encode()
 }
 
 // topologyTopic keeps an open map current: figures by text and attribute, and
@@ -742,11 +745,7 @@ func (s *Server) topologyTopic(ctx context.Context, arg string) (update, error) 
 	if err != nil {
 		return update{}, err
 	}
-	up := update{Text: sc.texts(), Attr: sc.attrs()}
-	if len(sc.snap.Servers) > 0 {
-		up.Data = map[string]string{"topology": sc.drawing().Hash}
-	}
-	return up, nil
+	return update{Text: sc.texts(), Attr: sc.attrs(), Data: map[string]string{"topology": sc.drawing().Hash}}, nil
 }
 
 // topoDoc is the map as JSON.

@@ -273,7 +273,7 @@ func TestTopologyTopic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	up, err := s.topologyTopic(context.Background(), topicArg(sc))
+	up, err := s.topologyTopic(context.Background(), topicArg(topoArgs{}))
 	if err != nil {
 		t.Fatal(err)
 	}

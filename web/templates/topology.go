@@ -5,7 +5,7 @@ type Topology struct {
 	Head      string // one sentence: what there is and whether it is well
 	Tone      string
 	Map       TopoMap
-	MapURL    string // of the map alone, for the island to fetch it anew
+	URL       string // of the page, to fetch its content anew
 	Modes     []Choice
 	Splits    []Choice
 	Inspector Inspector

@@ -6,7 +6,7 @@
 if (typeof uPlot === 'undefined' || !window.ballast) return;
 const { $, $$ } = ballast;
 const SVG = 'http://www.w3.org/2000/svg';
-const plots = new Set(); // of { u, fig, id, src, d, live }
+const plots = new Set(); // of { u, fig, id, src, d }
 let zoom = null;
 
 // Custom properties with light-dark() do not resolve by getPropertyValue; a
@@ -170,12 +170,15 @@ function make(fig, id, src, d) {
 
 const redraw = () => { for (const p of plots) p.u.setScale('x', zoom ? { min: zoom[0], max: zoom[1] } : { min: p.d.from, max: p.d.to }); };
 
+// same: the chart still has the lines that it was made for. A consumer that
+// begins to be sampled, or a target that is added, makes other lines.
+const same = (p, d) => d.lines.length === p.d.lines.length && d.lines.every((l, i) => l.label === p.d.lines[i].label);
+
 // merge replaces what came anew and drops what has left the window.
 function merge(p, d) {
-  if (d.lines.length !== p.d.lines.length || d.lines.some((l, i) => l.label !== p.d.lines[i].label)) return false;
   d.lines.forEach((l, i) => {
-    if (l.steps || !l.t.length) { if (!l.steps) { l.t = p.d.lines[i].t; l.v = p.d.lines[i].v; } return; }
-    const old = p.d.lines[i], first = l.t[0];
+    if (l.steps) return; // always whole
+    const old = p.d.lines[i], first = l.t.length ? l.t[0] : Infinity;
     let a = 0, b = old.t.length;
     while (a < b && old.t[a] < d.from) a++;
     while (b > a && old.t[b - 1] >= first) b--;
@@ -185,30 +188,44 @@ function merge(p, d) {
   p.d = d;
   p.u.setData(table(d), false);
   p.u.setScale('x', zoom ? { min: zoom[0], max: zoom[1] } : { min: d.from, max: d.to });
-  const now = $$('[data-now]', p.fig), solid = d.lines.filter(l => !l.dash);
-  now.forEach((b, i) => { if (solid[i] && b.textContent !== solid[i].now) b.textContent = solid[i].now; });
-  return true;
 }
 
-// Charts with the same arguments are asked for together.
+// legend keeps the figures, which are text, in step with the lines.
+function legend(fig, d) {
+  const solid = d.lines.filter(l => !l.dash);
+  $$('.chart-key', fig).forEach((key, i) => {
+    const l = solid[i], name = $('bdi', key), now = $('[data-now]', key);
+    if (!l) return;
+    if (name.textContent !== l.label) name.textContent = l.label;
+    if (now.textContent !== l.now) now.textContent = l.now;
+  });
+}
+
+// ask fetches figures: all of them for a chart that is not drawn yet, else what
+// is new. Charts with the same arguments are asked for together.
 const rest = src => { const q = new URL(src, location.href).searchParams; q.delete('chart'); q.sort(); return q.toString(); };
-async function ask(figs, since) {
-  const by = Map.groupBy(figs, f => rest(f.dataset.src));
-  await Promise.all([...by].map(async ([args, group]) => {
-    const q = new URLSearchParams(args);
+// The newest points may still change: three of them are asked for again.
+const since = p => Math.min(...p.d.lines.filter(l => !l.steps).map(l => l.t.at(-4) ?? p.d.from), p.d.to);
+async function ask(figs) {
+  const by = Map.groupBy(figs, f => rest(f.dataset.src) + (f.plot ? '&since' : ''));
+  await Promise.all([...by.values()].map(async group => {
+    const q = new URLSearchParams(rest(group[0].dataset.src));
     for (const id of new Set(group.map(f => f.dataset.chart))) q.append('chart', id);
-    if (since) q.set('since', Math.min(...group.map(f => since(f.plot))));
+    if (group[0].plot) q.set('since', Math.floor(Math.min(...group.map(f => since(f.plot)))));
     const res = await fetch('/api/series?' + q);
     if (!res.ok) return;
     const all = await res.json();
     for (const f of group) {
       const d = all[f.dataset.chart];
       if (!d) continue;
-      if (since) { if (!merge(f.plot, d)) { drop(f.plot); f.plot = null; } } else if (d.lines.length && $('svg', f)) make(f, f.dataset.chart, f.dataset.src, d);
+      if (f.plot && same(f.plot, d)) merge(f.plot, d);
+      else if (f.plot) drop(f.plot); // drawn anew at the next tick, with all of its figures
+      else if (d.lines.some(l => l.v.some(v => v != null))) make(f, f.dataset.chart, f.dataset.src, d);
+      legend(f, d);
     }
   }));
 }
-function drop(p) { p.size.disconnect(); p.u.destroy(); plots.delete(p); }
+function drop(p) { p.size.disconnect(); p.u.destroy(); plots.delete(p); p.fig.plot = null; }
 
 async function scan() {
   for (const p of plots) if (!p.fig.isConnected) drop(p);
@@ -222,14 +239,12 @@ async function scan() {
 // Live: no oftener than a point can move, one request at a time.
 let busy = false, asked = Date.now();
 document.addEventListener('ballast:tick', async () => {
-  const figs = [...plots].filter(p => p.live && p.fig.isConnected).map(p => p.fig);
+  const figs = $$('[data-chart]').filter(f => /(^|[?&])range=/.test(f.dataset.src));
   if (busy || document.hidden || !figs.length) return;
-  const span = Math.min(...figs.map(f => f.plot.d.to - f.plot.d.from));
+  const span = Math.min(...figs.map(f => f.plot ? f.plot.d.to - f.plot.d.from : 9e5));
   if (Date.now() - asked < Math.max(1900, span / 400)) return;
   busy = true; asked = Date.now();
-  // The newest points may still change: three of them are asked for again.
-  const since = p => Math.min(...p.d.lines.filter(l => !l.steps).map(l => l.t.at(-4) ?? p.d.from), p.d.to);
-  await ask(figs, since).catch(() => {});
+  await ask(figs).catch(() => {});
   busy = false;
 });
 document.addEventListener('htmx:after:swap', scan);

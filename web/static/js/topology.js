@@ -1,10 +1,25 @@
 // The map island: pan, zoom, and one cluster brought forward. It changes
 // attributes and classes only. Figures come by the live stream; when the
-// structure has changed it asks for the whole drawing anew.
+// structure has changed it asks for the page's content anew.
 (() => {
 'use strict';
 if (!window.ballast) return;
 const { $, $$ } = ballast;
+const content = $('#topo-content');
+if (!content) return;
+
+// Before the first server is seen there is no map; the page asks for itself
+// when there is one.
+let asking = false;
+document.addEventListener('ballast:tick', e => {
+  const hash = e.detail.d?.topology, now = $('#topo', content)?.dataset.hash ?? content.dataset.empty;
+  if (!hash || hash === now || asking) return;
+  asking = true; // until the answer is there
+  setTimeout(() => { asking = false; }, 3000);
+  if (!$('#topo', content)) return location.reload();
+  htmx.trigger(content, 'topo:changed');
+});
+
 const box = $('[data-topo]');
 if (!box) return;
 const svg = () => $('svg.topo', box);
@@ -19,8 +34,6 @@ function zoomBy(k, cx = .5, cy = .5) {
 }
 function fit() { view = [...home]; moved = false; put(); }
 
-const tools = $('[data-topo-tools]');
-if (tools) tools.hidden = false;
 for (const b of $$('[data-zoom]')) b.addEventListener('click', () => ({ in: () => zoomBy(.8), out: () => zoomBy(1.25), fit })[b.dataset.zoom]());
 // Without a key held the wheel scrolls the page.
 box.addEventListener('wheel', e => {
@@ -68,22 +81,19 @@ box.addEventListener('mouseleave', () => hot());
 box.addEventListener('focusin', e => hot(clusterOf(e)));
 box.addEventListener('focusout', () => hot());
 
-document.addEventListener('ballast:tick', e => {
-  const hash = e.detail.d?.topology;
-  if (hash && hash !== svg().dataset.hash && !box.asking) {
-    box.asking = true; // until the answer is there
-    setTimeout(() => { box.asking = false; }, 3000);
-    htmx.trigger(box, 'topo:changed');
-  }
-});
 document.addEventListener('htmx:after:swap', () => {
   const s = svg();
   if (!s) return;
-  s.classList.add('pan');
+  asking = false;
+  ready();
   const next = s.dataset.home.split(' ').map(Number);
   if (next.join() !== home.join()) { home = next; if (!moved) view = [...home]; }
-  box.asking = false;
   put();
 });
-svg().classList.add('pan');
+// What scripts add to the markup is added again after it came anew.
+function ready() {
+  svg().classList.add('pan');
+  $('[data-topo-tools]').hidden = false;
+}
+ready();
 })();
