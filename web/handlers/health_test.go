@@ -52,6 +52,19 @@ func TestReady(t *testing.T) {
 	}
 }
 
+func TestProbesAnswerByAnyName(t *testing.T) {
+	t.Parallel()
+	s := New(newWorld().deps())
+	for path, want := range map[string]int{"/healthz": http.StatusOK, "/readyz": http.StatusOK, "/metrics": http.StatusMisdirectedRequest, "/": http.StatusMisdirectedRequest} {
+		rec, req := newRequest(path)
+		req.Host = "10.42.0.7:8080"
+		s.Handler().ServeHTTP(rec, req)
+		if rec.Code != want {
+			t.Errorf("%s by an address that is not ours: %d, want %d", path, rec.Code, want)
+		}
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	w := newWorld()

@@ -547,18 +547,31 @@ func (sc *scene) table() templates.TopoServers {
 	for _, srv := range rows {
 		id := "topo." + serverID(srv)
 		tone, word := sc.tone(srv)
-		r := sc.rates.Servers[srv.Name]
+		now := sc.figures(srv)
 		row := templates.TopoServer{
 			ID: "row-" + serverID(srv), Name: srv.Name, Cluster: clusterName(srv.Cluster), State: word, Tone: tone, Version: srv.Version,
 			URL: sc.with(func(a *topoArgs) { a.server = srv.Name }), Current: srv.Name == sc.server,
-			CPU: cpuText(cpuShare(srv)), CPUKey: id + ".cpu", Mem: bytesWords(float64(srv.Mem)), MemKey: id + ".mem",
-			Conns: humanize.Comma(int64(srv.Conns)), ConnsKey: id + ".conns",
-			In: figure(r.InMsgs, "msg/s"), InKey: id + ".in", Out: figure(r.OutMsgs, "msg/s"), OutKey: id + ".out",
-			RTT: duration(srv.RTT), Leads: strconv.Itoa(sc.leads[srv.Name]), Uptime: uptime(srv),
+			CPU: now.cpu, CPUKey: id + ".cpu", Mem: now.mem, MemKey: id + ".mem", Conns: now.conns, ConnsKey: id + ".conns",
+			In: now.in, InKey: id + ".in", Out: now.out, OutKey: id + ".out",
+			RTT: now.rtt, Leads: strconv.Itoa(sc.leads[srv.Name]), Uptime: now.up,
 		}
 		v.Rows = append(v.Rows, row)
 	}
 	return v
+}
+
+// serverFigures are what is known of a server now, in words.
+type serverFigures struct{ cpu, mem, conns, in, out, rtt, up string }
+
+// figures are blank for a server that does not answer: what it last said is not
+// how it is.
+func (sc *scene) figures(srv *fleet.Server) serverFigures {
+	if tone, _ := sc.tone(srv); tone == "crit" || tone == "stale" {
+		return serverFigures{none, none, none, none, none, none, none}
+	}
+	r := sc.rates.Servers[srv.Name]
+	return serverFigures{cpuText(cpuShare(srv)), bytesWords(float64(srv.Mem)), humanize.Comma(int64(srv.Conns)),
+		figure(r.InMsgs, "msg/s"), figure(r.OutMsgs, "msg/s"), duration(srv.RTT), uptime(srv)}
 }
 
 func uptime(srv *fleet.Server) string {
@@ -577,12 +590,8 @@ func (sc *scene) texts() map[string]string {
 			t["topo."+htmlID("c", c.Key)+".rate"] = sc.clusterRate(c)
 		}
 		for _, n := range c.Servers {
-			id := "topo." + serverID(n.Server)
-			r := sc.rates.Servers[n.Server.Name]
-			t[id+".cpu"] = cpuText(cpuShare(n.Server))
-			t[id+".mem"] = bytesWords(float64(n.Server.Mem))
-			t[id+".conns"] = humanize.Comma(int64(n.Server.Conns))
-			t[id+".in"], t[id+".out"] = figure(r.InMsgs, "msg/s"), figure(r.OutMsgs, "msg/s")
+			id, now := "topo."+serverID(n.Server), sc.figures(n.Server)
+			t[id+".cpu"], t[id+".mem"], t[id+".conns"], t[id+".in"], t[id+".out"] = now.cpu, now.mem, now.conns, now.in, now.out
 		}
 	}
 	for _, sp := range sc.splits {

@@ -87,7 +87,7 @@ func (sc *scene) whole() templates.Inspector {
 
 func (sc *scene) inspect(srv *fleet.Server) templates.Inspector {
 	id := "topo." + serverID(srv)
-	r := sc.rates.Servers[srv.Name]
+	r, now := sc.rates.Servers[srv.Name], sc.figures(srv)
 	v := templates.Inspector{Title: srv.Name, Close: sc.with(func(a *topoArgs) { a.server = "" }), Error: srv.Error}
 	v.Tone, v.State = sc.tone(srv)
 	measured := fmt.Sprintf("%s ago, by %s", ago(max(sc.now.Sub(srv.At), 0)), srv.Source)
@@ -99,15 +99,15 @@ func (sc *scene) inspect(srv *fleet.Server) templates.Inspector {
 		{Name: "Cluster", Value: clusterName(srv.Cluster)},
 		{Name: "Address", Value: cmp.Or(address, "–")},
 		{Name: "Version", Value: cmp.Or(srv.Version, "–")},
-		{Name: "Up", Value: uptime(srv), Title: "since " + srv.Start.UTC().Format(time.RFC3339)},
+		{Name: "Up", Value: now.up, Title: "since " + srv.Start.UTC().Format(time.RFC3339)},
 		{Name: "Measured", Value: measured},
-		{Name: "CPU", Value: cpuText(cpuShare(srv)), Key: id + ".cpu", Title: fmt.Sprintf("%.1f %% of one core, %s", srv.CPU, count(max(srv.Cores, 1), "core"))},
-		{Name: "Memory", Value: bytesWords(float64(srv.Mem)), Key: id + ".mem"},
-		{Name: "Connections", Value: humanize.Comma(int64(srv.Conns)), Key: id + ".conns"},
+		{Name: "CPU", Value: now.cpu, Key: id + ".cpu", Title: fmt.Sprintf("%.1f %% of one core, %s", srv.CPU, count(max(srv.Cores, 1), "core"))},
+		{Name: "Memory", Value: now.mem, Key: id + ".mem"},
+		{Name: "Connections", Value: now.conns, Key: id + ".conns"},
 		{Name: "Subscriptions", Value: humanize.Comma(int64(srv.Subs))},
-		{Name: "In msg/s", Value: figure(r.InMsgs, "msg/s"), Key: id + ".in", Title: bytesWords(r.InBytes) + "/s"},
-		{Name: "Out msg/s", Value: figure(r.OutMsgs, "msg/s"), Key: id + ".out", Title: bytesWords(r.OutBytes) + "/s"},
-		{Name: "RTT of the request", Value: duration(srv.RTT)},
+		{Name: "In msg/s", Value: now.in, Key: id + ".in", Title: bytesWords(r.InBytes) + "/s"},
+		{Name: "Out msg/s", Value: now.out, Key: id + ".out", Title: bytesWords(r.OutBytes) + "/s"},
+		{Name: "RTT of the request", Value: now.rtt},
 		{Name: "Slow consumers", Value: humanize.Comma(int64(srv.SlowConsumers)), Title: "connections closed for reading too slowly since its start"},
 	}
 	if skew := srv.Now.Sub(srv.At); !srv.Now.IsZero() && (skew > 500*time.Millisecond || skew < -500*time.Millisecond) {

@@ -184,6 +184,29 @@ func TestMissingRouteIsLoud(t *testing.T) {
 	}
 }
 
+func TestOldFiguresAreNotShownAsNew(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*fleet.Server){
+		"unreachable": func(srv *fleet.Server) { srv.State = fleet.Unreachable },
+		"no news":     func(srv *fleet.Server) { srv.At = epoch.Add(-time.Minute) },
+	} {
+		w := newWorld()
+		change(&w.snap.Servers[1])
+		up, err := New(w.deps()).topologyTopic(context.Background(), topicArg(topoArgs{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, col := range []string{".cpu", ".mem", ".conns", ".in", ".out"} {
+			if got := up.Text["topo."+serverID(&w.snap.Servers[1])+col]; got != none {
+				t.Errorf("%s: %s is shown as %q", name, col, got)
+			}
+			if got := up.Text["topo."+serverID(&w.snap.Servers[0])+col]; got == none {
+				t.Errorf("%s: %s of a server that is well is not shown", name, col)
+			}
+		}
+	}
+}
+
 func TestInspectorHasItsOwnURL(t *testing.T) {
 	t.Parallel()
 	w := newWorld()
