@@ -63,6 +63,8 @@ type Publisher struct {
 	counters map[string]*atomic.Uint64
 	lastBad  string // text of the last refusal, so that each is logged once
 
+	turn atomic.Uint64 // of the picks; begins at random, so that publishers are not in step
+
 	failed, retried, keyless, taken, refused atomic.Uint64
 }
 
@@ -123,6 +125,7 @@ func NewPublisher(nc *nats.Conn, split string, opts ...PublisherOption) (*Publis
 		ready:    make(chan struct{}),
 		counters: map[string]*atomic.Uint64{},
 	}
+	p.turn.Store(rand.Uint64())
 	for _, o := range opts {
 		o(p)
 	}
@@ -172,7 +175,7 @@ type Stats struct {
 	Sent            map[string]uint64 // by target: handed to NATS or, by PublishJS, acknowledged
 	Failed          uint64            // returned an error to the caller
 	Retried         uint64            // attempts of PublishJS after the first
-	Keyless         uint64            // picked at random because they had no key
+	Keyless         uint64            // picked by weight because they had no key
 	Taken           uint64            // documents that came into force
 	Refused         uint64            // documents that were invalid or old
 }
@@ -196,7 +199,7 @@ func (p *Publisher) Stats() Stats {
 }
 
 // pick returns the division in force and the index of the message's target. A
-// split that picks by key falls back to a weighted draw for a message without
+// split that picks by key falls back to the weights for a message without
 // one: an operator who changes the pick must not stop the applications that do
 // not send keys yet.
 func (p *Publisher) pick(key string) (*division, int, error) {
@@ -210,7 +213,7 @@ func (p *Publisher) pick(key string) (*division, int, error) {
 		}
 		p.keyless.Add(1)
 	}
-	return d, d.picker.Pick(), nil
+	return d, d.picker.PickNth(p.turn.Add(1)), nil
 }
 
 // address picks the target and writes it into the message.

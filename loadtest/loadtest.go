@@ -116,8 +116,9 @@ type runner struct {
 }
 
 // Run sends Count messages at Rate and returns when each is acknowledged or has
-// failed. When ctx ends, it stops sending and reports what was due until then,
-// with ctx's error.
+// failed. When ctx ends, nothing more is due; what was sent is waited for, for at
+// most Timeout, because a request given up half-way is neither lost nor stored
+// for certain. Then it reports what was due until then, with ctx's error.
 func Run(ctx context.Context, cfg Config) (Report, error) {
 	if err := cfg.complete(); err != nil {
 		return Report{}, err
@@ -166,7 +167,7 @@ loop:
 		case slots <- struct{}{}:
 			sending.Go(func() {
 				defer func() { <-slots }()
-				r.send(ctx, n, due, payload)
+				r.send(ctx, n, due, payload) // retries end with ctx, the attempt under way does not
 			})
 		default:
 			r.fail(errors.New("too many messages wait for their acknowledgement"), true)
@@ -230,7 +231,7 @@ func (r *runner) send(ctx context.Context, n int, due time.Time, payload []byte)
 	sent := time.Now()
 	pause := 20 * time.Millisecond
 	for attempt := 1; ; attempt++ {
-		ack, err := r.attempt(ctx, msg)
+		ack, err := r.attempt(context.WithoutCancel(ctx), msg)
 		if err == nil {
 			r.acknowledge(n, ack.Duplicate, due, sent)
 			return

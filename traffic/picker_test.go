@@ -59,6 +59,36 @@ func TestPickFollowsTheWeights(t *testing.T) {
 	}
 }
 
+// Not one run of 1,000 messages, wherever it begins, and not one stride through
+// it, is off by more than half a point; a random draw is by up to four.
+func TestPickNthKeepsEveryRunEven(t *testing.T) {
+	t.Parallel()
+	for _, weights := range [][]int{{60, 30, 10}, {1, 99}, {50, 50}, {34, 33, 33}, {7, 72, 21}, {2, 3, 5, 7, 11, 13, 59}} {
+		s := Split{Name: "s", Subject: "s", Pick: Weighted, Driver: DriverKV, Mode: Suggest, Law: LawCapacity}
+		for i, w := range weights {
+			name := string(rune('a' + i))
+			s.Targets = append(s.Targets, Target{Name: name, Subject: "s." + name, Weight: w, State: Ready})
+		}
+		p, err := NewPicker(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rnd := rand.New(rand.NewPCG(1, 2))
+		for range 500 {
+			start, stride := rnd.Uint64(), 1+rnd.Uint64N(10)
+			got := make([]int, len(weights))
+			for n := range uint64(1000) {
+				got[p.PickNth(start+n*stride)]++
+			}
+			for i, w := range weights {
+				if off := math.Abs(float64(got[i])/10 - float64(w)); off > 0.5 && stride == 1 || off > 1 {
+					t.Fatalf("weights %v from %d by %d: target %d got %d of 1,000, its weight is %d", weights, start, stride, i, got[i], w)
+				}
+			}
+		}
+	}
+}
+
 func TestPickRandRepeatsBySeed(t *testing.T) {
 	t.Parallel()
 	p := mustPicker(t, splitOf(60, 30, 10))
@@ -186,7 +216,7 @@ func TestPickKeyIsStable(t *testing.T) {
 
 func TestPicksDoNotAllocate(t *testing.T) {
 	p := mustPicker(t, splitOf(even(16)...))
-	if n := testing.AllocsPerRun(100, func() { p.Pick(); p.PickKey("customer-42") }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { p.Pick(); p.PickNth(7); p.PickKey("customer-42") }); n != 0 {
 		t.Errorf("a pick makes %v allocations, want 0", n)
 	}
 }
@@ -200,6 +230,17 @@ func BenchmarkPick(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				sink = p.Pick()
+			}
+		})
+	}
+	for _, n := range []int{3, 16, 256} {
+		p := mustPicker(b, splitOf(even(n)...))
+		b.Run(fmt.Sprintf("nth/%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			turn := uint64(0)
+			for b.Loop() {
+				turn++
+				sink = p.PickNth(turn)
 			}
 		})
 	}

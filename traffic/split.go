@@ -23,7 +23,7 @@ const (
 type Pick string
 
 const (
-	Weighted Pick = "weighted" // at random, by weight
+	Weighted Pick = "weighted" // by weight
 	ByKey    Pick = "key"      // by a consistent hash of a key, weights respected
 )
 
