@@ -42,8 +42,8 @@ type ReportTarget struct {
 	SetFrom, SetTo, Observed       string
 	SetW, SeenW                    string
 	Messages, Acked, Redelivered   string
-	Mean, P50, P95, P99            string
-	Source, Samples, BacklogAtEnds string
+	Mean, P50, P95, P99            string // milliseconds
+	Source                         string // how the latency was found, and by how much
 }
 
 // ReportChange is a change with its effect.

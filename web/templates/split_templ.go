@@ -229,7 +229,7 @@ func SplitDetail(f Frame, v SplitPage) templ.Component {
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
-			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 18, "</header><div class=\"tw\"><table id=\"targets\"><thead><tr><th>Target</th><th>Share</th><th class=\"r\">Set</th><th class=\"r\">Observed</th><th class=\"r\">Rate <small>msg/s</small></th><th class=\"r\">ACK p50</th><th class=\"r\">p95</th><th class=\"r\">p99 <small>ms</small></th><th>Latency is</th><th class=\"r\">Load <small>%</small></th><th class=\"r\">Backlog</th><th class=\"r\">In flight</th><th class=\"r\">Redeliv.</th></tr></thead> <tbody id=\"target-rows\">")
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 18, "</header><div class=\"tw\" tabindex=\"0\" role=\"group\" aria-label=\"Targets\"><table id=\"targets\"><thead><tr><th>Target</th><th>Share</th><th class=\"r\">Set</th><th class=\"r\">Observed</th><th class=\"r\">Rate <small>msg/s</small></th><th class=\"r\">ACK p50</th><th class=\"r\">p95</th><th class=\"r\">p99 <small>ms</small></th><th>Latency is</th><th class=\"r\">Load <small>%</small></th><th class=\"r\">Backlog</th><th class=\"r\">In flight</th><th class=\"r\">Redeliv.</th></tr></thead> <tbody id=\"target-rows\">")
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}

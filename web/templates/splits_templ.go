@@ -103,7 +103,7 @@ func SplitsPage(f Frame, v Splits) templ.Component {
 					return templ_7745c5c3_Err
 				}
 			} else {
-				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 8, "<section class=\"card\" aria-label=\"All splits\"><div class=\"tw\"><table id=\"splits\"><thead><tr><th>Split</th><th>State</th><th>Share <small>set / observed</small></th><th class=\"r\">Rate <small>msg/s</small></th><th class=\"r\">ACK p99 <small>ms</small></th><th class=\"r\">Backlog</th><th>Mode</th><th>Revision</th></tr></thead> <tbody id=\"split-rows\">")
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 8, "<section class=\"card\" aria-label=\"All splits\"><div class=\"tw\" tabindex=\"0\" role=\"group\" aria-label=\"Splits\"><table id=\"splits\"><thead><tr><th>Split</th><th>State</th><th>Share <small>set / observed</small></th><th class=\"r\">Rate <small>msg/s</small></th><th class=\"r\">ACK p99 <small>ms</small></th><th class=\"r\">Backlog</th><th>Mode</th><th>Revision</th></tr></thead> <tbody id=\"split-rows\">")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
@@ -707,7 +707,7 @@ func SplitFormPage(f Frame, v SplitForm) templ.Component {
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
-			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 54, "\"><h3>Targets</h3><p class=\"sub\">The weights of the READY targets of each tier sum to 100. Tier 0 is used first; tier 1 backs it up.</p>")
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 54, "\"><h2>Targets</h2><p class=\"sub\">The weights of the READY targets of each tier sum to 100. Tier 0 is used first; tier 1 backs it up.</p>")
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}

@@ -154,7 +154,7 @@ func SuggestionsPage(f Frame, v Suggestions) templ.Component {
 							return templ_7745c5c3_Err
 						}
 					}
-					templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 16, "><h3><bdi>")
+					templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 16, "><h2><bdi>")
 					if templ_7745c5c3_Err != nil {
 						return templ_7745c5c3_Err
 					}
@@ -167,7 +167,7 @@ func SuggestionsPage(f Frame, v Suggestions) templ.Component {
 					if templ_7745c5c3_Err != nil {
 						return templ_7745c5c3_Err
 					}
-					templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 17, "</bdi></h3><small>")
+					templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 17, "</bdi></h2><small>")
 					if templ_7745c5c3_Err != nil {
 						return templ_7745c5c3_Err
 					}
@@ -538,7 +538,7 @@ func SuggestionCard(v Suggestion) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 49, "\"><div class=\"sh\"><h3>")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 49, "\"><div class=\"sh\"><h2>")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -572,7 +572,7 @@ func SuggestionCard(v Suggestion) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 52, "</bdi></a></h3>")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 52, "</bdi></a></h2>")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -1045,7 +1045,7 @@ func SuggestionDetail(v Suggestion) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 98, "</span></header><div class=\"tw\"><table class=\"dense\"><thead><tr><th>Target</th><th class=\"r\">Rate <small>msg/s</small></th><th class=\"r\">Can do</th><th class=\"r\">Load <small>%</small></th><th class=\"r\">ACK mean</th><th class=\"r\">p99 <small>ms</small></th><th class=\"r\">Samples</th><th class=\"r\">Backlog</th><th class=\"r\">Errors <small>%</small></th><th>Quality</th><th class=\"r\">Age</th></tr></thead> <tbody>")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 98, "</span></header><div class=\"tw\" tabindex=\"0\" role=\"group\" aria-label=\"Evidence\"><table class=\"dense\"><thead><tr><th>Target</th><th class=\"r\">Rate <small>msg/s</small></th><th class=\"r\">Can do</th><th class=\"r\">Load <small>%</small></th><th class=\"r\">ACK mean</th><th class=\"r\">p99 <small>ms</small></th><th class=\"r\">Samples</th><th class=\"r\">Backlog</th><th class=\"r\">Errors <small>%</small></th><th>Quality</th><th class=\"r\">Age</th></tr></thead> <tbody>")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -1271,7 +1271,7 @@ func SuggestionDetail(v Suggestion) templ.Component {
 			return templ_7745c5c3_Err
 		}
 		if len(v.Others) > 0 {
-			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 120, "<section class=\"card\" aria-labelledby=\"h-others\"><header><h2 id=\"h-others\">Alternatives</h2></header><div class=\"tw\"><table><thead><tr><th>Law</th><th>Weights</th><th class=\"r\">Highest load <small>%</small></th></tr></thead> <tbody>")
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 120, "<section class=\"card\" aria-labelledby=\"h-others\"><header><h2 id=\"h-others\">Alternatives</h2></header><div class=\"tw\" tabindex=\"0\" role=\"group\" aria-label=\"Alternatives\"><table><thead><tr><th>Law</th><th>Weights</th><th class=\"r\">Highest load <small>%</small></th></tr></thead> <tbody>")
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
