@@ -23,8 +23,8 @@ const (
 	// stay is how long a suggestion is not replaced by one of the same kind with
 	// other numbers: an operator must be able to read what he clicks on.
 	stay = 15 * time.Second
-	// alike is the number of points within which two suggestions are the same
-	// one: the operator would decide the same.
+	// alike is the number of points within which two suggestions are always the
+	// same one: the operator would decide the same.
 	alike = 2
 )
 
@@ -226,19 +226,29 @@ func (c *Control) expire(ctx context.Context, p traffic.Proposal, why string) {
 	c.tell(ctx, c.aboutProposal(traffic.EntryExpired, p, tunerName, why))
 }
 
-// similar reports whether an operator would decide the same on both.
+// similar reports whether an operator would decide the same on both: every
+// target ends at the same weight, give or take a quarter of what is moved in
+// all. Both are bound to the same base; a target that only one of them moves
+// stays where it is in the other.
 func similar(a, b []traffic.Move) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for _, m := range a {
-		i := slices.IndexFunc(b, func(o traffic.Move) bool { return o.Target == m.Target })
-		if i < 0 || b[i].To-m.To > alike || m.To-b[i].To > alike {
-			return false
+	to := func(moves []traffic.Move, m traffic.Move) int {
+		i := slices.IndexFunc(moves, func(o traffic.Move) bool { return o.Target == m.Target })
+		if i < 0 {
+			return m.From
 		}
+		return moves[i].To
 	}
-	return true
+	moved := func(moves []traffic.Move) (points int) {
+		for _, m := range moves {
+			points += max(m.To-m.From, 0)
+		}
+		return points
+	}
+	way := max(alike, min(moved(a), moved(b))/4)
+	return !slices.ContainsFunc(slices.Concat(a, b), func(m traffic.Move) bool { return abs(to(a, m)-to(b, m)) > way })
 }
+
+func abs(n int) int { return max(n, -n) }
 
 // actable returns a proposal that can still be decided.
 func (c *Control) actable(id string) (traffic.Proposal, error) {
