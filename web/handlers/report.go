@@ -164,12 +164,12 @@ func (r *report) view() templates.Report {
 	for _, t := range r.targets {
 		row := templates.ReportTarget{Name: t.Name, Color: t.color, State: string(t.State), SetTo: setWords(t.from, t.to), SetW: strconv.Itoa(max(t.to, 0)),
 			Observed: seenText(t.seen), SeenW: f1(seenWidth(t.seen, 100)), Messages: countWords(t.obs.Arrived), Acked: countWords(t.obs.Acked), Redelivered: countWords(t.obs.Redelivered),
-			Mean: duration(t.obs.Mean), P50: none, P95: none, P99: none, Source: latencyKind(t.obs), Samples: countWords(t.obs.Samples)}
+			Mean: latencyWords(t.obs.Mean), P50: none, P95: none, P99: none, Source: latencyKind(t.obs)}
 		if t.State == traffic.Ready {
 			row.State = ""
 		}
 		if t.obs.Latency.Count() > 0 {
-			row.P50, row.P95, row.P99 = duration(t.obs.Latency.Quantile(.5)), duration(t.obs.Latency.Quantile(.95)), duration(t.obs.Latency.Quantile(.99))
+			row.P50, row.P95, row.P99 = latencyWords(t.obs.Latency.Quantile(.5)), latencyWords(t.obs.Latency.Quantile(.95)), latencyWords(t.obs.Latency.Quantile(.99))
 		}
 		v.Targets = append(v.Targets, row)
 	}
@@ -198,7 +198,7 @@ func (r *report) view() templates.Report {
 func latencyKind(o traffic.Observation) string {
 	switch {
 	case o.Latency.Count() > 0:
-		return fmt.Sprintf("measured, %.0f %%", min(o.Share, 1)*100)
+		return fmt.Sprintf("measured, %s samples, %.0f %%", countWords(o.Samples), min(o.Share, 1)*100)
 	case o.Estimated && o.Mean > 0:
 		return "estimated"
 	}
