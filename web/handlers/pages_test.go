@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -1048,5 +1049,19 @@ func BenchmarkOverview(b *testing.B) {
 	st := newSite(b, newWorld())
 	for b.Loop() {
 		st.get("/")
+	}
+}
+
+func TestResampleKeepsGaps(t *testing.T) {
+	t.Parallel()
+	nan := math.NaN()
+	got := resample([]float64{1, 3, nan, nan, 5, nan, 7, 9}, 4)
+	for i, want := range []float64{2, nan, 5, 8} {
+		if got[i] != want && !(math.IsNaN(got[i]) && math.IsNaN(want)) {
+			t.Errorf("resample()[%d] = %v, want %v", i, got[i], want)
+		}
+	}
+	if got := resample([]float64{1, 2}, 4); len(got) != 2 {
+		t.Errorf("few values became %v", got)
 	}
 }

@@ -276,16 +276,10 @@ func (s *Server) splitFrame(c echo.Context, rev traffic.Revision, span timeRange
 func (s *Server) splitPage(ctx context.Context, m measured, history []traffic.Revision, form weightsInput, span timeRange) (templates.SplitPage, error) {
 	sp := m.rev.Split
 	tone, word := s.splitStatus(m)
-	charts, err := s.charts(ctx, chartArgs{split: sp.Name, span: span}, "split-latency", "split-share", "split-rate", "split-pending")
+	kpis, charts, err := s.splitSignals(ctx, m, span)
 	if err != nil {
 		return templates.SplitPage{}, err
 	}
-	kpis, err := s.splitKPIs(ctx, m, span)
-	if err != nil {
-		return templates.SplitPage{}, err
-	}
-	q := span.query()
-	q.Set("split", sp.Name)
 	v := templates.SplitPage{
 		Name: sp.Name, Subject: sp.Subject, Status: templates.Status{Tone: tone, Word: word}, Revision: strconv.FormatUint(m.rev.Number, 10),
 		Sub:     fmt.Sprintf("%s, driver %s, the tuner %s", pickWords(sp.Pick), sp.Driver, modeWords(sp)),
@@ -368,43 +362,58 @@ func (m measured) sampledWords() string {
 	return text
 }
 
-// splitKPIs is the strip; its sparklines cover the page's range.
-func (s *Server) splitKPIs(ctx context.Context, m measured, span timeRange) ([]templates.KPI, error) {
-	name := m.rev.Split.Name
-	a := chartArgs{split: name, span: span, points: sparkPoints}
-	spark := func(id, label string, join func(a, b float64) float64) (templates.Spark, error) {
-		ch, err := s.chart(ctx, id, a)
-		if err != nil {
-			return templates.Spark{}, err
+// splitSignals are the charts of a split's page and the strip above them. Both
+// cover the page's range, and what both show is read once.
+func (s *Server) splitSignals(ctx context.Context, m measured, span timeRange) ([]templates.KPI, []templates.ChartView, error) {
+	a := chartArgs{split: m.rev.Split.Name, span: span}
+	p50 := a
+	p50.quantile, p50.points = "p50", sparkPoints
+	few := a
+	few.points = sparkPoints
+	var charts [6]chart
+	for i, c := range []struct {
+		id   string
+		args chartArgs
+	}{{"split-latency", a}, {"split-share", a}, {"split-rate", a}, {"split-pending", a}, {"split-latency", p50}, {"split-redelivered", few}} {
+		var err error
+		if charts[i], err = s.chart(ctx, c.id, c.args); err != nil {
+			return nil, nil, err
 		}
-		return sparkline(label, ch.join(join)), nil
-	}
-	rate, err := spark("split-rate", "Rate over the range", plus)
-	if err != nil {
-		return nil, err
-	}
-	p99, err := spark("split-latency", "Highest ACK p99 over the range", math.Max)
-	if err != nil {
-		return nil, err
-	}
-	a.quantile = "p50"
-	p50, err := spark("split-latency", "Highest ACK p50 over the range", math.Max)
-	if err != nil {
-		return nil, err
-	}
-	backlog, err := spark("split-pending", "Backlog over the range", plus)
-	if err != nil {
-		return nil, err
-	}
-	redelivered, err := spark("split-redelivered", "Outstanding redeliveries over the range", plus)
-	if err != nil {
-		return nil, err
 	}
 	kpis := s.splitFigures(m)
-	for i, sp := range []templates.Spark{rate, p99, p50, backlog, redelivered} {
-		kpis[i].Spark = sp
+	for i, k := range []struct {
+		of    chart
+		join  func(a, b float64) float64
+		label string
+	}{
+		{charts[2], plus, "Rate over the range"}, {charts[0], math.Max, "Highest ACK p99 over the range"}, {charts[4], math.Max, "Highest ACK p50 over the range"},
+		{charts[3], plus, "Backlog over the range"}, {charts[5], plus, "Outstanding redeliveries over the range"},
+	} {
+		kpis[i].Spark = sparkline(k.label, resample(k.of.join(k.join), sparkPoints))
 	}
-	return kpis, nil
+	views := make([]templates.ChartView, 4)
+	for i := range views {
+		views[i] = charts[i].view(a)
+	}
+	return kpis, views, nil
+}
+
+// resample averages values into at most n; a stretch without any is a gap.
+func resample(values []float64, n int) []float64 {
+	if len(values) <= n {
+		return values
+	}
+	out := make([]float64, n)
+	for i := range out {
+		sum, count := 0.0, 0
+		for _, v := range values[i*len(values)/n : (i+1)*len(values)/n] {
+			if !math.IsNaN(v) {
+				sum, count = sum+v, count+1
+			}
+		}
+		out[i] = sum / float64(count) // 0/0 is the gap
+	}
+	return out
 }
 
 // sparkPoints is what a strip of figures has room for.
@@ -437,13 +446,12 @@ func (c chart) join(f func(a, b float64) float64) []float64 {
 func (s *Server) splitFigures(m measured) []templates.KPI {
 	key := m.rev.Split.Name + "/kpi/"
 	kpis := []templates.KPI{
-		{Key: key + "rate", Label: "Message rate", Value: figure(m.rate, "msg/s"), Unit: "msg/s", URL: "#split-rate"},
+		{Key: key + "rate", Label: "Message rate", Value: figure(m.rate, "msg/s"), Unit: "msg/s"},
 		{Key: key + "p99", Label: "ACK latency p99", Value: latencyWords(m.quantile(.99)), Unit: "ms"},
 		{Key: key + "p50", Label: "ACK latency p50", Value: latencyWords(m.quantile(.5)), Unit: "ms"},
 		{Key: key + "backlog", Label: "Backlog", Value: countWords(m.backlog), Unit: "msgs", Note: countWords(m.inFlight) + " in flight", NoteKey: key + "inflight"},
 		{Key: key + "redelivered", Label: "Redeliveries", Value: countWords(m.redelivd), Unit: ""},
 	}
-	kpis[0].URL = ""
 	load := templates.KPI{Key: key + "load", NoteKey: key + "loaded", Label: "Load, busiest target", Value: none, Unit: "%"}
 	high := -1.0
 	for _, t := range m.targets {
