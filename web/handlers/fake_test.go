@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"ballast/fleet"
+	"ballast/internal/browser"
 	"ballast/internal/sketch"
 	"ballast/traffic"
 )
@@ -32,7 +33,7 @@ var serveAddr = flag.String("serve", "", "serve the fixture on this address inst
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if *serveAddr == "" {
-		os.Exit(m.Run())
+		os.Exit(browser.Main(m))
 	}
 	w := newWorld()
 	if *fleetSize > 0 {

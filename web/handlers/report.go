@@ -162,7 +162,7 @@ func (r *report) view() templates.Report {
 		Hash: r.hash,
 	}
 	for _, t := range r.targets {
-		row := templates.ReportTarget{Name: t.Name, Color: t.color, State: string(t.State), SetTo: setWords(t.from, t.to), SetW: strconv.Itoa(max(t.to, 0)),
+		row := templates.ReportTarget{Name: t.Name, Color: t.color, State: string(t.State), Set: setWords(t.from, t.to), SetW: strconv.Itoa(max(t.to, 0)),
 			Observed: seenText(t.seen), SeenW: f1(seenWidth(t.seen, 100)), Messages: countWords(t.obs.Arrived), Acked: countWords(t.obs.Acked), Redelivered: countWords(t.obs.Redelivered),
 			Mean: latencyWords(t.obs.Mean), P50: none, P95: none, P99: none, Source: latencyKind(t.obs)}
 		if t.State == traffic.Ready {

@@ -464,7 +464,7 @@ func duration(d time.Duration) string {
 	case d < 10*time.Millisecond:
 		return strconv.FormatFloat(float64(d)/1e6, 'f', 1, 64) + " ms"
 	case d < 10*time.Second:
-		return humanize.Comma(int64(d/time.Millisecond)) + " ms"
+		return humanize.Comma(int64(d.Round(time.Millisecond)/time.Millisecond)) + " ms"
 	}
 	return ago(d)
 }

@@ -38,12 +38,12 @@ type Report struct {
 
 // ReportTarget is a row of the table of targets.
 type ReportTarget struct {
-	Name, Color, State             string
-	SetFrom, SetTo, Observed       string
-	SetW, SeenW                    string
-	Messages, Acked, Redelivered   string
-	Mean, P50, P95, P99            string // milliseconds
-	Source                         string // how the latency was found, and by how much
+	Name, Color, State           string
+	Set, Observed                string // Set is from → to where it changed
+	SetW, SeenW                  string
+	Messages, Acked, Redelivered string
+	Mean, P50, P95, P99          string // milliseconds
+	Source                       string // how the latency was found, and by how much
 }
 
 // ReportChange is a change with its effect.

@@ -92,7 +92,6 @@ type TopoLane struct {
 	X, Y, W, H                   string
 	TextX, EndX                  string
 	NameY, SetY, SeenY           string
-	State                        string
 	Set, Seen, SeenKey           string
 	Rate, RateKey                string
 	BarX, SetBarY, SeenBarY      string
