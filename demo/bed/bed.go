@@ -39,8 +39,9 @@ const upLimit = 2 * time.Minute
 // Config of a bed.
 type Config struct {
 	Size Size
-	// Dir receives the servers' files and the passwords, which Close removes. It
-	// is made if it is missing and stays if anything else is in it.
+	// Dir receives one directory with the servers' files and the passwords, which
+	// Close removes. Dir is made if it is missing and stays if anything else is in
+	// it.
 	Dir string
 	// Server returns the command of a nats-server with this configuration file;
 	// it has to end in ServerMain or be nats-server itself.
@@ -93,7 +94,7 @@ type Bed struct {
 	spawn     *spawner
 	conns     []*nats.Conn
 	js        map[seat]jetstream.JetStream // through one of the connections
-	made      []string                     // what Close removes
+	claimed   string                       // the directory that Close removes
 	log       *slog.Logger
 	work      work
 	close     sync.Once
@@ -155,24 +156,23 @@ func (b *Bed) prepare() error {
 	}
 	// Mkdir is the test and the claim in one: of two beds in a directory, the
 	// second stops here and removes nothing of the first.
-	servers := filepath.Join(dir, "servers")
-	if err := os.Mkdir(servers, 0o700); err != nil {
+	claim := filepath.Join(dir, "nats")
+	if err := os.Mkdir(claim, 0o700); err != nil {
 		if errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("%s is in use by another bed, or one that was killed: remove %s, or take another directory", dir, servers)
+			return fmt.Errorf("%s belongs to another bed, or to one that was killed: remove it, or take another directory", claim)
 		}
 		return fmt.Errorf("claim the directory of the bed: %w", err)
 	}
-	b.made = []string{servers}
+	b.claimed = claim
 
-	b.AppUser = User{Account: appAccount, Name: "app", Password: rand.Text(), File: filepath.Join(dir, "app.password")}
-	b.SysUser = User{Account: sysAccount, Name: "sys", Password: rand.Text(), File: filepath.Join(dir, "sys.password")}
+	b.AppUser = User{Account: appAccount, Name: "app", Password: rand.Text(), File: filepath.Join(claim, "app.password")}
+	b.SysUser = User{Account: sysAccount, Name: "sys", Password: rand.Text(), File: filepath.Join(claim, "sys.password")}
 	for _, u := range []User{b.AppUser, b.SysUser} {
 		if err := os.WriteFile(u.File, []byte(u.Password+"\n"), 0o600); err != nil {
 			return fmt.Errorf("write a password: %w", err)
 		}
-		b.made = append(b.made, u.File)
 	}
-	b.nodes, err = layOut(b.cfg.Size, servers, b.AppUser.Password, b.SysUser.Password)
+	b.nodes, err = layOut(b.cfg.Size, claim, b.AppUser.Password, b.SysUser.Password)
 	return err
 }
 
@@ -205,11 +205,9 @@ func (b *Bed) Close() error {
 		if b.spawn != nil {
 			b.spawn.stop()
 		}
-		for _, path := range b.made {
-			err = errors.Join(err, os.RemoveAll(path))
-		}
-		if b.made != nil {
-			_ = os.Remove(filepath.Dir(b.made[0])) // unless there is anything else in it
+		if b.claimed != "" {
+			err = os.RemoveAll(b.claimed)
+			_ = os.Remove(filepath.Dir(b.claimed)) // refused while anything else is in it
 		}
 	})
 	return err

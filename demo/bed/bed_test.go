@@ -467,3 +467,34 @@ func TestUsageCountsWhatAProcessDoes(t *testing.T) {
 		t.Error("a process that does not exist has a usage")
 	}
 }
+
+// What one look at everything costs the server of Large, in its own CPU time:
+// the baseline for a console that does not ask for everything.
+func BenchmarkLargeAnswersEverything(b *testing.B) {
+	bed := start(b, Config{Size: Large})
+	pid := bed.PIDs()[0]
+	before, err := UsageOf(b.Context(), pid)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var size int64
+	for b.Loop() {
+		resp, err := http.Get(bed.MonitorURLs[0] + "/jsz?accounts=1&streams=1&consumers=1&config=1")
+		if err != nil {
+			b.Fatal(err)
+		}
+		size, err = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	after, err := UsageOf(b.Context(), pid)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64((after.CPU-before.CPU).Microseconds())/1000/float64(b.N), "server-cpu-ms/op")
+	b.ReportMetric(float64(size), "answer-bytes")
+	b.ReportMetric(float64(before.RSS)/(1<<20), "server-MiB-before")
+	b.ReportMetric(float64(after.RSS)/(1<<20), "server-MiB-after")
+}

@@ -170,7 +170,8 @@ func planStream(cfg Config, i int) streamPlan {
 		s.config.Name = hostileAssets[n]
 	}
 	if i%4 == 2 {
-		s.config.MaxBytes, s.config.MaxAge = 64<<20, time.Hour
+		// A server reserves it: 125 streams of Large have to fit into its memory.
+		s.config.MaxBytes, s.config.MaxAge = 8<<20, time.Hour
 	}
 	if i%7 == 3 {
 		s.config.Retention = jetstream.InterestPolicy

@@ -65,7 +65,10 @@ func (b *Bed) Run(ctx context.Context) error {
 		g.Go(func() error { return b.publish(ctx) })
 	}
 	if b.cfg.Churn > 0 {
-		g.Go(func() error { return b.churn(ctx) })
+		g.Go(func() error {
+			b.churn(ctx)
+			return nil
+		})
 	}
 	return g.Wait()
 }
@@ -110,7 +113,7 @@ func (b *Bed) publish(ctx context.Context) error {
 	}
 	payload := make([]byte, 1200)
 	began, sent := time.Now(), 0.0
-	err := every(ctx, 10*time.Millisecond, func() {
+	every(ctx, 10*time.Millisecond, func() {
 		for due := time.Since(began).Seconds() * b.cfg.Rate; sent < due && ctx.Err() == nil; sent++ {
 			i := rand.IntN(len(streams))
 			subject := streams[i].subjects[rand.IntN(2)]
@@ -129,7 +132,7 @@ func (b *Bed) publish(ctx context.Context) error {
 		case <-time.After(5 * time.Second): // a server that is gone answers no more
 		}
 	}
-	return err
+	return nil
 }
 
 // consume works on what is published.
@@ -204,12 +207,12 @@ func workTime() time.Duration {
 }
 
 // churn creates ephemeral consumers, as short-lived subscribers do.
-func (b *Bed) churn(ctx context.Context) error {
+func (b *Bed) churn(ctx context.Context) {
 	streams := b.busy()
 	var g errgroup.Group
 	g.SetLimit(creating)
 	began, made := time.Now(), 0.0
-	err := every(ctx, 10*time.Millisecond, func() {
+	every(ctx, 10*time.Millisecond, func() {
 		for due := time.Since(began).Seconds() * b.cfg.Churn; made < due && ctx.Err() == nil; made++ {
 			s, drop := streams[rand.IntN(len(streams))], rand.IntN(2) == 0
 			g.Go(func() error {
@@ -219,7 +222,6 @@ func (b *Bed) churn(ctx context.Context) error {
 		}
 	})
 	_ = g.Wait() // they return nil
-	return err
 }
 
 func (b *Bed) churnOne(ctx context.Context, s streamPlan, drop bool) {
@@ -238,14 +240,14 @@ func (b *Bed) churnOne(ctx context.Context, s streamPlan, drop bool) {
 	}
 }
 
-// every calls do at a steady pace until ctx ends, and returns nil.
-func every(ctx context.Context, d time.Duration, do func()) error {
+// every calls do at a steady pace until ctx ends.
+func every(ctx context.Context, d time.Duration, do func()) {
 	tick := time.NewTicker(d)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 			do()
 		}
