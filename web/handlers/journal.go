@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"iter"
@@ -105,8 +106,30 @@ func (s *Server) listJournal(c echo.Context) error {
 	for _, k := range entryKinds {
 		v.Kinds = append(v.Kinds, templates.Option{Value: string(k), Label: entryWords(k)})
 	}
-	f := withLive(s.frame(c, "Journal", navJournal))
+	newest, err := s.newestRecord(c.Request().Context())
+	if err != nil {
+		return err
+	}
+	v.Whole = newest
+	f := withLive(s.frame(c, "Journal", navJournal), topicJournal)
 	return show(c, templates.JournalPage(f, v), templates.JournalPage(f, v))
+}
+
+// newestRecord is the number of the journal's last record.
+func (s *Server) newestRecord(ctx context.Context) (string, error) {
+	last, err := s.Journal.Entries(ctx, traffic.EntryFilter{Limit: 1})
+	if err != nil {
+		return "", fmt.Errorf("read the end of the journal: %w", err)
+	}
+	if len(last) == 0 {
+		return "empty", nil
+	}
+	return strconv.FormatUint(last[0].Seq, 10), nil
+}
+
+func (s *Server) journalTopic(ctx context.Context, _ string) (update, error) {
+	newest, err := s.newestRecord(ctx)
+	return update{Data: whole{newest}}, err
 }
 
 func inputTime(t time.Time) string {

@@ -34,10 +34,12 @@ const (
 // Topics of the live stream. Every page follows the frame: badges and the alerts
 // above the page.
 const (
-	topicFrame    = "frame"
-	topicOverview = "overview"
-	topicSplits   = "splits"
-	topicSplit    = "split" // split:NAME
+	topicFrame       = "frame"
+	topicOverview    = "overview"
+	topicSplits      = "splits"
+	topicSplit       = "split" // split:NAME
+	topicSuggestions = "suggestions"
+	topicJournal     = "journal"
 )
 
 // update is what a topic shows at one moment.
@@ -66,11 +68,13 @@ type topicFunc func(ctx context.Context, arg string) (update, error)
 // topics are the kinds of topics by name.
 func (s *Server) topics() map[string]topicFunc {
 	return map[string]topicFunc{
-		topicFrame:    s.frameTopic,
-		topicTopology: s.topologyTopic,
-		topicOverview: s.overviewTopic,
-		topicSplits:   s.splitsTopic,
-		topicSplit:    s.splitTopic,
+		topicFrame:       s.frameTopic,
+		topicTopology:    s.topologyTopic,
+		topicOverview:    s.overviewTopic,
+		topicSplits:      s.splitsTopic,
+		topicSplit:       s.splitTopic,
+		topicSuggestions: s.suggestionsTopic,
+		topicJournal:     s.journalTopic,
 	}
 }
 

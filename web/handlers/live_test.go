@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/html"
+
 	"ballast/fleet"
 	"ballast/internal/wait"
 	"ballast/traffic"
@@ -305,5 +307,32 @@ func BenchmarkTickOfASplit(b *testing.B) {
 	}
 	for b.Loop() {
 		h.tick(b.Context())
+	}
+}
+
+// Lists are not redrawn under the reader: their topics only say that there is
+// something new, in the words that the page was drawn with.
+func TestListsSayThatTheyHaveChanged(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	st := newSite(t, w)
+	for path, topic := range map[string]string{"/": topicOverview, "/splits/orders": topicSplit + ":orders", "/suggestions": topicSuggestions, "/journal": topicJournal} {
+		kind, arg, _ := strings.Cut(topic, ":")
+		now := func() string {
+			up, err := st.s.topics()[kind](t.Context(), arg)
+			if err != nil {
+				t.Fatalf("%s: %v", topic, err)
+			}
+			return up.Data.(whole).Whole
+		}
+		drawn := attr(find(st.get(path).doc, func(n *html.Node) bool { return has(n, "data-whole") }), "data-whole")
+		if drawn != now() {
+			t.Errorf("%s was drawn as %q, its stream says %q: it would load again and again", path, drawn, now())
+		}
+	}
+	before := st.s.suggestionsShape()
+	w.proposals[0].Status = traffic.Dismissed
+	if st.s.suggestionsShape() == before {
+		t.Error("a dismissed suggestion changed nothing")
 	}
 }

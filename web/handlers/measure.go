@@ -179,7 +179,7 @@ func (s *Server) targetRows(m measured) []templates.TargetRow {
 			Color: strconv.Itoa(i%6 + 1), Tone: tone, Status: word,
 			Subject: t.Subject, Consumer: consumerWords(t.Observe), Tier: strconv.Itoa(t.Tier), State: string(t.State),
 			Set: strconv.Itoa(t.Weight), Observed: percent(t.observed), ObservedBar: "0",
-			Rate: none, P50: none, P95: none, P99: none, Backlog: none, InFlight: none, Redelivered: none, Load: none,
+			Rate: none, P50: none, P95: none, P99: none, Backlog: none, InFlight: none, Redelivered: none, Load: none, Samples: "0",
 			Quality: "no data", QualityTip: "Nothing was measured of this target.",
 		}
 		if !math.IsNaN(t.observed) {
@@ -224,7 +224,7 @@ func qualityWords(q traffic.Quality) string {
 // rowText is what the live stream patches of a row.
 func rowText(text, attr map[string]string, r templates.TargetRow) {
 	for name, v := range map[string]string{"obs": r.Observed, "rate": r.Rate, "p50": r.P50, "p95": r.P95, "p99": r.P99,
-		"backlog": r.Backlog, "inflight": r.InFlight, "redelivered": r.Redelivered, "load": r.Load} {
+		"backlog": r.Backlog, "inflight": r.InFlight, "redelivered": r.Redelivered, "load": r.Load, "samples": r.Samples} {
 		text[r.Key+"/"+name] = v
 	}
 	attr["bar/"+r.Key+" width"] = r.ObservedBar

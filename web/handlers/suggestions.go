@@ -1,6 +1,9 @@
 package handlers
 
 import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"iter"
 	"net/http"
@@ -79,7 +82,7 @@ func (s *Server) listSuggestions(c echo.Context) error {
 }
 
 func (s *Server) showSuggestions(c echo.Context, status int, v templates.Suggestions) error {
-	f := withLive(s.frame(c, "Suggestions", navSuggestions))
+	f := withLive(s.frame(c, "Suggestions", navSuggestions), topicSuggestions)
 	return showAs(c, status, templates.SuggestionsPage(f, v), templates.SuggestionsPage(f, v))
 }
 
@@ -90,7 +93,7 @@ func (s *Server) suggestionsView(c echo.Context, all []traffic.Proposal) templat
 			q.Set(k, v)
 		}
 	}
-	v := templates.Suggestions{JSON: withQuery("/suggestions.json", q), CSV: withQuery("/suggestions.csv", q), Empty: "No suggestion yet"}
+	v := templates.Suggestions{JSON: withQuery("/suggestions.json", q), CSV: withQuery("/suggestions.csv", q), Empty: "No suggestion yet", Whole: s.suggestionsShape()}
 	for _, st := range proposalStates {
 		u := "/suggestions"
 		if st.key != "" {
@@ -111,6 +114,20 @@ func (s *Server) suggestionsView(c echo.Context, all []traffic.Proposal) templat
 		}
 	}
 	return v
+}
+
+// suggestionsShape changes when a suggestion comes or changes its state.
+func (s *Server) suggestionsShape() string {
+	var b strings.Builder
+	for _, p := range s.Control.Proposals("", 100) {
+		fmt.Fprint(&b, p.ID, " ", p.Status, " ")
+	}
+	sum := sha256.Sum256([]byte(b.String()))
+	return hex.EncodeToString(sum[:8])
+}
+
+func (s *Server) suggestionsTopic(context.Context, string) (update, error) {
+	return update{Data: whole{s.suggestionsShape()}}, nil
 }
 
 func (s *Server) showSuggestion(c echo.Context) error {

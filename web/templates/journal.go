@@ -10,6 +10,7 @@ type Journal struct {
 	Newest        string // URL of the first page, when this is another
 	CSV, JSON     string
 	Filtered      bool
+	Whole         string // changes when there is something new
 }
 
 // JournalDay is what happened on one day.

@@ -67,6 +67,7 @@ type Suggestions struct {
 	JSON     string
 	CSV      string
 	Empty    string
+	Whole    string // changes when there is something new
 	Holds    []Hold
 }
 

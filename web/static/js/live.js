@@ -97,13 +97,16 @@ function flush() {
     // What the page consists of has changed: the server draws it anew.
     const whole = $('[data-whole]');
     if (whole && m.d?.whole && m.d.whole !== whole.dataset.whole) {
-      if (!$('form.dirty, dialog[open]')) return location.reload();
+      if (!whole.hasAttribute('data-soft') && !$('form.dirty, dialog[open]')) return location.reload();
       toast('This page has changed meanwhile.', 'Load it anew', () => location.reload());
     }
     document.dispatchEvent(new CustomEvent('ballast:tick', { detail: m }));
   }
   paint();
 }
+
+// What somebody has typed is not thrown away by loading anew.
+document.addEventListener('input', e => { if (e.target.form?.method === 'post') e.target.form.classList.add('dirty'); });
 
 function toast(text, act, run) {
   const box = $('#toasts'), el = document.createElement('div');

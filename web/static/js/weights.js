@@ -75,7 +75,6 @@ function bind(form) {
     for (const r of rows) { r.num.value = r.num.dataset.now; r.state.value = r.state.dataset.now; r.lock.setAttribute('aria-pressed', 'false'); }
     paint();
   });
-  form.addEventListener('input', () => form.classList.add('dirty'));
   paint();
 }
 const bindAll = () => $$('[data-weights]').forEach(bind);
