@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"ballast/demo/bed"
 )
@@ -30,6 +32,11 @@ func runBed(ctx context.Context, c bedCmd, log *slog.Logger, stdout io.Writer) (
 		// that came not that far.
 		defer os.Remove(dir)
 	}
+	// A second signal ends other commands at once. Here it would leave files
+	// behind, and timeout(1) sends two; clearing up takes a moment only.
+	deaf := make(chan os.Signal, 1)
+	signal.Notify(deaf, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(deaf)
 	fmt.Fprintf(stdout, "Raising bed %s in %s ...\n", c.Size, dir)
 	b, err := bed.Start(ctx, bed.Config{
 		Size: bed.Size(c.Size), Dir: dir, Rate: c.Rate, Churn: c.Churn, Log: log,

@@ -32,6 +32,10 @@ func TestBedPrintsHowToWatchIt(t *testing.T) {
 		return bytes.Contains(body, []byte(`STREAM-0000`))
 	})
 	console.end(t, syscall.SIGTERM, 30*time.Second)
+	// Twice, as timeout(1) and impatient people do.
+	if err := p.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
 	if code := p.end(t, syscall.SIGINT, 30*time.Second); code != exitOK {
 		t.Errorf("exit code %d, want %d", code, exitOK)
 	}

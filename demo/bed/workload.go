@@ -126,10 +126,12 @@ func (b *Bed) publish(ctx context.Context) error {
 			}
 		}
 	})
+	patience := time.After(5 * time.Second) // a server that is gone answers no more
 	for _, js := range out {
 		select {
 		case <-js.PublishAsyncComplete():
-		case <-time.After(5 * time.Second): // a server that is gone answers no more
+		case <-patience:
+			return nil
 		}
 	}
 	return nil
