@@ -120,8 +120,8 @@ func (c chart) fitted() time.Time {
 	return from
 }
 
-// splitOf returns the split as it stood at the end of the span, so that an old
-// report draws the targets that there were.
+// splitOf returns the split that a chart is asked for: its targets of today, also
+// for a span of the past.
 func (s *Server) splitOf(name string) (traffic.Revision, error) {
 	if name == "" {
 		return traffic.Revision{}, &fleet.Error{Kind: fleet.Invalid, Msg: "The chart needs a split.", Hint: "Add split=NAME to the URL."}
@@ -184,6 +184,7 @@ func (s *Server) splitLatencyChart(ctx context.Context, a chartArgs) (chart, err
 			return line{}, err
 		}
 		l := latencyLine(lat, pick)
+		c.warnAtAckWait(s.Metrics.Latest(), k)
 		if lat.Source == fleet.Estimate {
 			estimated = true
 			l.label = t.Name + " (mean, est.)"
@@ -199,6 +200,19 @@ func (s *Server) splitLatencyChart(ctx context.Context, a chartArgs) (chart, err
 		c.note = "Lines marked est. are not sampled: their mean is estimated from rates and outstanding messages."
 	}
 	return c, nil
+}
+
+// warnAtAckWait draws the shortest ack wait as a limit: from there on messages
+// are delivered a second time while the first delivery is still at work.
+func (c *chart) warnAtAckWait(snap *fleet.Snapshot, k fleet.ConsumerKey) {
+	for _, con := range snap.Consumers {
+		if con.ConsumerKey != k || con.AckWait <= 0 {
+			continue
+		}
+		if wait := inMS(con.AckWait); c.limit == 0 || wait < c.limit {
+			c.limit, c.limitName = wait, "ack wait "+duration(con.AckWait)
+		}
+	}
 }
 
 var quantiles = map[string]func(fleet.LatencyPoint) time.Duration{
@@ -233,6 +247,7 @@ func (s *Server) targetLatencyChart(ctx context.Context, a chartArgs) (chart, er
 	if !ok {
 		return c, nil
 	}
+	c.warnAtAckWait(s.Metrics.Latest(), k)
 	lat, err := s.Metrics.Latency(ctx, k, a.span.Range, a.points)
 	if err != nil {
 		return chart{}, err
@@ -593,7 +608,6 @@ type plotDoc struct {
 	Unit  string     `json:"unit"`
 	From  int64      `json:"from"`
 	To    int64      `json:"to"`
-	Top   float64    `json:"top,omitempty"`
 	Limit float64    `json:"limit,omitempty"`
 	Lines []lineDoc  `json:"lines"`
 	Marks []plotMark `json:"marks"`
@@ -617,7 +631,7 @@ type plotMark struct {
 
 // plot leaves out points before since: the island has them.
 func (c chart) plot(since time.Time) plotDoc {
-	d := plotDoc{Unit: c.unit, From: c.span.From.UnixMilli(), To: c.span.To.UnixMilli(), Top: c.top, Limit: c.limit, Lines: []lineDoc{}, Marks: []plotMark{}}
+	d := plotDoc{Unit: c.unit, From: c.span.From.UnixMilli(), To: c.span.To.UnixMilli(), Limit: c.limit, Lines: []lineDoc{}, Marks: []plotMark{}}
 	for _, l := range c.lines {
 		ld := lineDoc{Label: l.label, Color: l.color, Dash: l.dash, Steps: l.steps, T: []int64{}, V: []*float64{}, Now: "–"}
 		if s, ok := l.last(c.span.To); ok {

@@ -21,9 +21,8 @@ type chart struct {
 	span      fleet.Range
 	lines     []line
 	marks     []mark
-	limit     float64 // a threshold to draw; 0 is none
+	limit     float64 // a threshold to draw once the figures come near it; 0 is none
 	limitName string
-	top       float64 // the axis reaches at least this far, e.g. 100 for shares; 0 lets the data decide
 }
 
 // line is one series of a chart.
@@ -150,7 +149,7 @@ func bucketOf(d, span time.Duration, buckets int) int {
 // draw turns the chart into geometry.
 func (c chart) draw() templates.Plot {
 	const left, right, top, bottom = plotLeft, plotW - plotRight, plotTop, plotH - plotBottom
-	high := c.top
+	high := 0.0
 	for _, l := range c.lines {
 		for _, s := range l.data {
 			if s.n > 0 {

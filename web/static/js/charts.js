@@ -140,7 +140,7 @@ function make(fig, id, src, d) {
     cursor: { sync: { key: 'ballast', setSeries: false }, drag: { x: true, y: false, uni: 20 }, points: { size: 7, width: 2, stroke: (u, i) => css(p.d.lines[i - 1].color), fill: () => css('surface') } },
     scales: {
       x: { time: true, range: () => zoom || [p.d.from, p.d.to] },
-      y: { range: (u, lo, hi) => { let top = Math.max(hi || 0, p.d.top || 0); if (p.d.limit && top > p.d.limit * .6) top = Math.max(top, p.d.limit * 1.05); return [0, top ? top * 1.08 : 1]; } },
+      y: { range: (u, lo, hi) => { let top = hi || 0; if (p.d.limit && top > p.d.limit * .6) top = Math.max(top, p.d.limit * 1.05); return [0, top ? top * 1.08 : 1]; } },
     },
     axes: [
       { stroke: () => css('fg-3'), font, grid: { show: false }, ticks: { show: false }, border: { show: true, stroke: () => css('line'), width: 1 }, size: 24, gap: 6, space: 66,
