@@ -1,6 +1,8 @@
 package handlers
 
 import (
+	"context"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -121,5 +123,25 @@ func TestTheConsoleLives(t *testing.T) {
 	tab.Wait("the change", 10*time.Second, "document.querySelector('#alerts')?.textContent.includes('Revision 5 of orders is being watched')")
 	for _, c := range tab.Complaints() {
 		t.Error(c)
+	}
+}
+
+// TestTheFirstConnectionIsRetried opens a page before the streams run: htmx
+// itself tries only once.
+func TestTheFirstConnectionIsRetried(t *testing.T) {
+	w := newWorld()
+	s := New(w.deps())
+	srv := httptest.NewServer(s.Handler())
+	defer srv.Close()
+	tab := browser.Open(t, 1440, 900)
+	tab.Go(srv.URL + "/splits")
+	tab.Wait("a refusal", 10*time.Second, "document.querySelector('#pill').textContent.startsWith('Reconnecting')")
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	tab.Wait("the stream", 20*time.Second, "['Live', 'Stale'].some(w => document.querySelector('#pill').textContent.startsWith(w))")
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Run = %v", err)
 	}
 }

@@ -94,7 +94,9 @@ func (s *Server) demoAnswer(c echo.Context, status int, err error) error {
 			v.Wrong = f.Title + " " + f.Hint
 		}
 	}
-	return showAs(c, status, templates.DemoPage(s.frame(c, "Demo faults", ""), v), templates.DemoDrawer(v, true))
+	f := s.frame(c, "Demo faults", "")
+	f.Demo = false // the page is the drawer
+	return showAs(c, status, templates.DemoPage(f, v), templates.DemoDrawer(v, true))
 }
 
 func (s *Server) demoView() templates.Demo {
