@@ -282,7 +282,7 @@ func (w *world) journal() {
 		add(ago, traffic.EntryIntent, "ada", fmt.Sprintf("Write revision %d of orders: %s.", ch.Revision, ch.Reason), ch)
 		add(ago-time.Second, traffic.EntryWritten, "ballast", fmt.Sprintf("Revision %d of orders is in force.", ch.Revision), ch)
 		if ch.Phase == traffic.RolledBack {
-			add(ago-30*time.Second, traffic.EntryRollback, "guard", fmt.Sprintf("Revision %d of orders was rolled back: %s", ch.Revision, ch.Outcome), ch)
+			add(ago-30*time.Second, traffic.EntryRollback, "ballast guard", fmt.Sprintf("Revision %d of orders was rolled back: %s", ch.Revision, ch.Outcome), ch)
 		} else {
 			add(ago-time.Minute, traffic.EntryVerified, "ballast", fmt.Sprintf("Revision %d of orders is verified.", ch.Revision), ch)
 		}

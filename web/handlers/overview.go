@@ -77,7 +77,7 @@ func (s *Server) overviewView(ctx context.Context) (templates.Overview, []measur
 			break
 		}
 		// Whoever watches a bucket makes a short-lived consumer: no news.
-		if e.Severity == fleet.Info && strings.HasPrefix(e.Kind, "consumer.") && strings.Contains(e.Entity, "/KV_") {
+		if strings.HasPrefix(e.Kind, "consumer.") && strings.Contains(e.Entity, "/KV_") {
 			continue
 		}
 		v.Events = append(v.Events, templates.EventRow{Tone: severityTone(e.Severity), Entity: e.Entity, Text: e.Text, At: s.when(e.At)})
@@ -230,10 +230,16 @@ func (s *Server) needs(snap *fleet.Snapshot, all []measured) []templates.Need {
 	if a := s.age(); a.Stale {
 		out = append(out, templates.Need{Tone: "crit", What: "The figures are old", Detail: a.Text + "; nothing newer was read.", Since: s.when(snap.TakenAt)})
 	}
+	hints := map[string]string{}
+	for _, p := range snap.Problems {
+		hints[p.Where] = p.Hint
+	}
+	told := map[string]bool{}
 	for _, sv := range snap.Servers {
 		switch sv.State {
 		case fleet.Unreachable:
-			out = append(out, templates.Need{Tone: "crit", What: "Server " + sv.Name + " does not answer", Detail: sv.Error, URL: serverURL(sv.Name), Since: s.when(sv.At)})
+			told[sv.Name] = true
+			out = append(out, templates.Need{Tone: "crit", What: "Server " + sv.Name + " does not answer", Detail: strings.TrimSpace(sv.Error + " " + hints[sv.Name]), URL: serverURL(sv.Name), Since: s.when(sv.At)})
 		case fleet.LameDuck:
 			out = append(out, templates.Need{Tone: "warn", What: "Server " + sv.Name + " is going down (lame duck)", Detail: "Its clients are being moved to the others.", URL: serverURL(sv.Name)})
 		}
@@ -242,6 +248,9 @@ func (s *Server) needs(snap *fleet.Snapshot, all []measured) []templates.Need {
 		out = append(out, templates.Need{Tone: "warn", What: fmt.Sprintf("%d of %d servers were seen", len(snap.Servers), snap.Expected), Detail: "Others announced themselves before and are missing now.", URL: "/topology"})
 	}
 	for _, p := range snap.Problems {
+		if told[p.Where] {
+			continue
+		}
 		out = append(out, templates.Need{Tone: "warn", What: p.Where, Detail: strings.TrimSpace(p.What + " " + p.Hint), Since: s.when(p.Since)})
 	}
 	for _, st := range snap.Streams {

@@ -134,11 +134,7 @@ func entryWords(k traffic.EntryKind) string {
 
 // bot reports whether an actor is part of Ballast and not a person.
 func bot(actor string) bool {
-	switch actor {
-	case "tuner", "guard", "ballast", "control", "system":
-		return true
-	}
-	return false
+	return actor == "tuner" || actor == "ballast" || strings.HasPrefix(actor, "ballast ")
 }
 
 func consumerWords(o *traffic.Observed) string {

@@ -100,7 +100,7 @@ func DemoDrawer(v Demo, drawer bool) templ.Component {
 				return templ_7745c5c3_Err
 			}
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 6, "<p class=\"sub\">They act on the demo's own cluster in this process, and are written to the journal.</p></div><div class=\"demo\"")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 6, "<p class=\"sub\">They act on the demo's own cluster, in this process.</p></div><div class=\"demo\"")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
