@@ -147,7 +147,7 @@ func bakeAlert(ch traffic.Change) templates.Alert {
 	return templates.Alert{
 		ID: "bake-" + ch.ID, Tone: "info",
 		Title: fmt.Sprintf("Revision %d of %s is being watched.", ch.Revision, ch.Split),
-		Text:  guard, Ends: millis(ch.BakeEnds),
+		Text:  guard, Ends: millis(ch.BakeEnds), Until: "until " + ch.BakeEnds.UTC().Format("15:04:05 UTC"),
 		Acts: []templates.Act{
 			{Label: "Keep", URL: "/changes/" + url.PathEscape(ch.ID) + "/keep", Post: true},
 			{Label: "Roll back now", URL: "/changes/" + url.PathEscape(ch.ID) + "/rollback", Post: true},

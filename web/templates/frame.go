@@ -67,6 +67,7 @@ type Alert struct {
 	Text  string
 	Hint  string
 	Ends  string // milliseconds: shown as a countdown
+	Until string // the same, where no script counts
 	Acts  []Act
 }
 
