@@ -140,7 +140,11 @@ func (a *app) serveHTTP(ctx context.Context) error {
 	stop, cancelStop := context.WithTimeout(context.WithoutCancel(ctx), a.stopping)
 	defer cancelStop()
 	if err := srv.Shutdown(stop); err != nil {
-		return errors.Join(fmt.Errorf("end open requests: %w", err), srv.Close())
+		// Mostly connections that a browser opened in advance and never used.
+		a.log.DebugContext(ctx, "open connections are cut off", "after", a.stopping)
+		if err := srv.Close(); err != nil {
+			return fmt.Errorf("close the console's connections: %w", err)
+		}
 	}
 	<-done
 	return nil
