@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,13 +31,10 @@ type runningDemo struct {
 // splitData is what the tests read of /splits/{name}.json.
 type splitData struct {
 	Revision traffic.Revision `json:"revision"`
-	Window   struct {
-		From time.Time `json:"from"`
-	} `json:"window"`
-	Rate    float64 `json:"rate_per_s"`
-	P99     float64 `json:"ack_p99_ms"`
-	Backlog uint64  `json:"backlog"`
-	Targets []struct {
+	Rate     float64          `json:"rate_per_s"`
+	P99      float64          `json:"ack_p99_ms"`
+	Backlog  uint64           `json:"backlog"`
+	Targets  []struct {
 		Name     string  `json:"name"`
 		Set      float64 `json:"set_share_percent"`
 		Observed float64 `json:"observed_share_percent"`
@@ -53,6 +51,20 @@ type splitData struct {
 func (d runningDemo) split(tb testing.TB) splitData {
 	tb.Helper()
 	return getJSON[splitData](tb, d.url+"/splits/"+demo.SplitName+".json")
+}
+
+// splitOver is the split as measured over a range.
+func (d runningDemo) splitOver(tb testing.TB, from, to time.Time) splitData {
+	tb.Helper()
+	q := url.Values{"from": {from.Format(time.RFC3339Nano)}, "to": {to.Format(time.RFC3339Nano)}}
+	return getJSON[splitData](tb, d.url+"/splits/"+demo.SplitName+".json?"+q.Encode())
+}
+
+func (s splitData) samples() (n uint64) {
+	for _, t := range s.Targets {
+		n += t.Samples
+	}
+	return n
 }
 
 // waitForTraffic waits until the console shows acknowledged orders.
@@ -100,9 +112,9 @@ func TestTheWholeLoopInABrowser(t *testing.T) {
 	})
 	t.Logf("suggestion after %v: %s", time.Since(slowed).Round(100*time.Millisecond), p.Title)
 	var before splitData
-	wait.For(t, 2*time.Minute, "a minute's window that holds only the slow time", func() bool {
-		before = d.split(t)
-		return before.Window.From.After(slowed.Add(5 * time.Second))
+	wait.For(t, 2*time.Minute, "a thousand samples of the slow time", func() bool {
+		before = d.splitOver(t, slowed.Add(2*time.Second), time.Now())
+		return before.samples() >= 1000
 	})
 
 	tab.Go(d.url + "/suggestions")
@@ -144,7 +156,8 @@ func TestTheWholeLoopInABrowser(t *testing.T) {
 				return false
 			}
 		}
-		return after.P99 < 0.85*before.P99
+		after = d.splitOver(t, time.Now().Add(-10*time.Second), time.Now())
+		return after.samples() >= 1000 && after.P99 < 0.75*before.P99
 	})
 	t.Logf("p99 of the split: %.0f ms healthy, %.0f ms when approved, %.0f ms after", healthy.P99, before.P99, after.P99)
 	change := after.Changes[0]

@@ -51,6 +51,12 @@ func (s *Server) measure(ctx context.Context, rev traffic.Revision) (measured, e
 	if rev.At.After(m.r.From) && now.Sub(rev.At) >= 5*time.Second {
 		m.r.From, m.since = rev.At, true
 	}
+	return s.measureOver(ctx, m)
+}
+
+// measureOver reads a split over m's range.
+func (s *Server) measureOver(ctx context.Context, m measured) (measured, error) {
+	rev := m.rev
 	obs, err := s.Metrics.Observe(ctx, rev.Split, m.r)
 	if err != nil {
 		return m, fmt.Errorf("observe split %s: %w", rev.Split.Name, err)

@@ -221,7 +221,8 @@ func (s *Server) splitDoc(m measured) splitDoc {
 }
 
 // showSplit answers /splits/{name}, {name}.json and {name}.csv: a split's name
-// has no dot.
+// has no dot. The data are of the time range when the URL names one, else of the
+// last minute as on the page.
 func (s *Server) showSplit(c echo.Context) error {
 	ctx := c.Request().Context()
 	name, _, _ := strings.Cut(c.Param("name"), ".")
@@ -229,7 +230,16 @@ func (s *Server) showSplit(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	m, err := s.measure(ctx, rev)
+	span, err := s.rangeOf(c)
+	if err != nil {
+		return err
+	}
+	var m measured
+	if format(c) != "" && (c.QueryParam("range") != "" || c.QueryParam("from") != "") {
+		m, err = s.measureOver(ctx, measured{rev: rev, r: span.Range})
+	} else {
+		m, err = s.measure(ctx, rev)
+	}
 	if err != nil {
 		return err
 	}
@@ -244,10 +254,6 @@ func (s *Server) showSplit(c echo.Context) error {
 			d.Decision = &m.decision
 		}
 		return s.export(c, "split-"+name, splitColumns, splitTable([]splitDoc{d}), d)
-	}
-	span, err := s.rangeOf(c)
-	if err != nil {
-		return err
 	}
 	form := s.formOf(rev)
 	if id := c.QueryParam("proposal"); id != "" {
