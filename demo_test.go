@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -253,6 +254,13 @@ func TestPagesInABrowser(t *testing.T) {
 				tab.Go(d.url + page)
 				browser.Eval[string](tab, fmt.Sprintf(`(document.documentElement.dataset.theme = %q)`, theme))
 				tab.Wait("fonts", 10*time.Second, `document.fonts.status === 'loaded'`)
+				if size.w > 1000 && theme == "light" {
+					n := firstLoad(t, tab)
+					t.Logf("%s: %.1f KB on the wire with all its assets", page, float64(n)/1024)
+					if n > maxFirstLoad {
+						t.Errorf("%s weighs %d bytes on the wire, the limit is %d", page, n, maxFirstLoad)
+					}
+				}
 				if overflow := browser.Eval[float64](tab, `document.documentElement.scrollWidth - innerWidth`); overflow > 0 {
 					t.Errorf("%s at %d px is %.0f px too wide", page, size.w, overflow)
 				}
@@ -269,6 +277,59 @@ func TestPagesInABrowser(t *testing.T) {
 				t.Errorf("%d px, %s: the browser complains: %s", size.w, theme, c)
 			}
 		}
+	}
+}
+
+// maxFirstLoad is what a page may weigh on the wire with all its assets.
+const maxFirstLoad = 200 << 10
+
+// firstLoad sums the compressed bytes of the page in the tab and of everything
+// it loads.
+func firstLoad(tb testing.TB, tab *browser.Tab) int {
+	tb.Helper()
+	total := 0
+	for _, u := range browser.Eval[[]string](tab, `[location.href, ...new Set(performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.includes('/live')))]`) {
+		req, err := http.NewRequest(http.MethodGet, u, nil)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		req.Header.Set("Accept-Encoding", "gzip") // set by hand, so that the answer is not unpacked
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		n, err := io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		total += int(n)
+	}
+	return total
+}
+
+// BenchmarkPages asks the running demo for each page 200 times and reports the
+// time from request to last byte.
+func BenchmarkPages(b *testing.B) {
+	d := startDemo(b)
+	d.waitForTraffic(b)
+	for _, page := range append(slices.Clone(pages), "/topology.json", "/splits/orders.json", "/journal.json", "/consumers.json", "/metrics", "/reports/orders.html") {
+		b.Run(strings.ReplaceAll(strings.Trim(page, "/"), "/", "-")+"-", func(b *testing.B) {
+			var took []time.Duration
+			for b.Loop() {
+				took = took[:0]
+				for range 200 {
+					began := time.Now()
+					if code, _ := tryGet(d.url + page); code != http.StatusOK {
+						b.Fatalf("GET %s = %d", page, code)
+					}
+					took = append(took, time.Since(began))
+				}
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(rank(took, .5))/1e6, "p50-ms")
+			b.ReportMetric(float64(rank(took, .99))/1e6, "p99-ms")
+		})
 	}
 }
 
