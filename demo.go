@@ -63,10 +63,11 @@ func newDemo(ctx context.Context, c demoCmd, log *slog.Logger) (_ *demoApp, _ *d
 	if err != nil {
 		return nil, nil, err
 	}
+	f := &faults{d: r.demo}
 	s := setup{
 		listen: c.Listen, hosts: c.Host, data: filepath.Join(dir, "console"), system: "demo", operator: c.Operator,
 		monitor: r.demo.MonitorURLs(), interval: time.Second, bake: 20 * time.Second,
-		demo: faults{r.demo}, stopping: 2 * time.Second, log: log,
+		demo: f, stopping: 2 * time.Second, log: log,
 	}
 	urls := strings.Join(r.demo.URLs(), ",")
 	user, password := r.demo.AppUser()
@@ -76,6 +77,15 @@ func newDemo(ctx context.Context, c demoCmd, log *slog.Logger) (_ *demoApp, _ *d
 	}
 	if r.app, err = newApp(ctx, s); err != nil {
 		return nil, nil, err
+	}
+	f.record = func(text string) {
+		// Not the request's context: what was done is recorded even if the asker
+		// has gone.
+		if _, err := r.db.Journal().Append(context.WithoutCancel(ctx), traffic.Entry{
+			At: time.Now(), Kind: traffic.EntryDemo, Actor: c.Operator, Split: demo.SplitName, Text: text,
+		}); err != nil {
+			r.log.Error("record a fault of the demo", "err", err)
+		}
 	}
 	return r, r.demo, nil
 }
@@ -139,10 +149,14 @@ func (r *demoApp) firstSplit(ctx context.Context) error {
 	}
 }
 
-// faults shows the demo to the console's drawer.
-type faults struct{ d *demo.Demo }
+// faults shows the demo to the console's drawer, and puts what is done to it on
+// record: the journal explains why the tuner moved, so it must hold the cause.
+type faults struct {
+	d      *demo.Demo
+	record func(text string)
+}
 
-func (f faults) State() handlers.DemoState {
+func (f *faults) State() handlers.DemoState {
 	s := f.d.State()
 	v := handlers.DemoState{Rate: s.Rate, NormalRate: s.NormalRate, Published: s.Published, Failed: s.Failed}
 	for _, t := range s.Targets {
@@ -154,20 +168,41 @@ func (f faults) State() handlers.DemoState {
 	return v
 }
 
-func (f faults) Slow(target string, factor float64) error { return refusal(f.d.Slow(target, factor)) }
-func (f faults) StopTarget(target string) error           { return refusal(f.d.StopTarget(target)) }
-func (f faults) StartTarget(target string) error          { return refusal(f.d.StartTarget(target)) }
-func (f faults) KillServer(name string) error             { return refusal(f.d.KillServer(name)) }
-func (f faults) RestartServer(name string) error          { return refusal(f.d.RestartServer(name)) }
-func (f faults) SetRate(perSecond float64) error          { return refusal(f.d.SetRate(perSecond)) }
+func (f *faults) Slow(target string, factor float64) error {
+	return f.done(f.d.Slow(target, factor), "Fault of the demo: the workers of %s take %g times as long as normal.", target, factor)
+}
 
-// refusal gives the demo's errors the kinds that pages answer by.
-func refusal(err error) error {
+func (f *faults) StopTarget(target string) error {
+	return f.done(f.d.StopTarget(target), "Fault of the demo: the workers of %s stop.", target)
+}
+
+func (f *faults) StartTarget(target string) error {
+	return f.done(f.d.StartTarget(target), "The workers of %s start again.", target)
+}
+
+func (f *faults) KillServer(name string) error {
+	return f.done(f.d.KillServer(name), "Fault of the demo: server %s is killed.", name)
+}
+
+func (f *faults) RestartServer(name string) error {
+	return f.done(f.d.RestartServer(name), "Server %s is started again.", name)
+}
+
+func (f *faults) SetRate(perSecond float64) error {
+	return f.done(f.d.SetRate(perSecond), "The demo's load is %g orders a second.", perSecond)
+}
+
+// done records what was done, or gives the demo's error the kind that pages
+// answer by.
+func (f *faults) done(err error, text string, args ...any) error {
 	switch {
 	case errors.Is(err, demo.ErrUnknown):
 		return &fleet.Error{Kind: fleet.NotFound, Msg: "The demo has no such thing.", Err: err}
 	case errors.Is(err, demo.ErrRefused):
 		return &fleet.Error{Kind: fleet.Forbidden, Msg: err.Error()}
+	case err != nil:
+		return err
 	}
-	return err
+	f.record(fmt.Sprintf(text, args...))
+	return nil
 }

@@ -100,6 +100,12 @@ func TestTheWholeLoopInABrowser(t *testing.T) {
 	slowed := time.Now()
 	tab.Do("slow worker-east-1 by 8", browser.Click(`#drawer [aria-label="Slow worker-east-1 ×8"]`))
 
+	wait.For(t, 10*time.Second, "the fault in the journal", func() bool {
+		return slices.ContainsFunc(getJSON[[]traffic.Entry](t, d.url+"/journal.json"), func(e traffic.Entry) bool {
+			return e.Kind == traffic.EntryDemo && strings.Contains(e.Text, "worker-east-1")
+		})
+	})
+
 	var p traffic.Proposal
 	wait.For(t, time.Minute, "a suggestion that moves weight away from worker-east-1", func() bool {
 		for _, p = range getJSON[[]traffic.Proposal](t, d.url+"/suggestions.json") {

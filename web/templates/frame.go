@@ -3,6 +3,8 @@
 // knows no type of the rooms that measure or decide.
 package templates
 
+//go:generate go tool templ generate
+
 // Frame is what surrounds every page.
 type Frame struct {
 	Title   string
