@@ -96,3 +96,21 @@ func SortFindings(fs []Finding) {
 			cmp.Compare(a.Key, b.Key))
 	})
 }
+
+// Look is what the findings engine judges by: the system at one moment and the
+// little history that its checks need. What is missing is not judged.
+type Look struct {
+	At       time.Time     // when it is judged, our clock
+	Interval time.Duration // of the collector
+	Snapshot *Snapshot
+	Rates    *Rates
+	// Latency of the last minutes, of consumers that are sampled. It need not be
+	// all of them in every look: a consumer that is absent is judged another time.
+	Latency map[ConsumerKey]Latency
+	// Events of the stretch that the checks look back over, newest first.
+	Events []Event
+}
+
+// EventAuthError is the kind of the event for clients that a server refused,
+// folded per server and interval; the findings engine looks for it.
+const EventAuthError = "auth.error"

@@ -35,6 +35,7 @@ type Snapshot struct {
 	Streams   []Stream   // one row per stream, as its leader reports it
 	Consumers []Consumer // one row per consumer, as its leader reports it
 	Conns     []Conn     // the busiest connections, at most a few hundred
+	Services  []Service  // instances of micro services, by name and id
 	Expected  int        // servers that ever announced themselves; more than answered means some are missing
 	Problems  []Problem  // what could not be read in this round
 	Cost      Cost       // what this round took
