@@ -117,7 +117,7 @@ func (db *DB) PutAcks(ctx context.Context, windows []fleet.AckWindow) error {
 			return err
 		})
 		if err != nil {
-			return fmt.Errorf("record %d ACK windows: %w", len(list), err)
+			return db.refused(fmt.Errorf("record %d ACK windows: %w", len(list), err))
 		}
 	}
 	db.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 
 	"ballast/fleet"
 )
@@ -69,11 +70,14 @@ func (db *DB) PutSnapshot(ctx context.Context, s fleet.Snapshot) error {
 		db.look(r.e, r.at, r.v)
 	}
 	db.rates.Store(db.ratesOf(&s, set))
-	db.latest.Store(&s)
 	if err != nil {
-		return fmt.Errorf("record snapshot: %w", err)
+		err = db.refused(fmt.Errorf("record snapshot: %w", err))
+	} else {
+		db.clear(topicWrite)
 	}
-	return nil
+	s.Problems = slices.Concat(s.Problems, db.Problems())
+	db.latest.Store(&s)
+	return err
 }
 
 // match gives the rows their entities and returns those whose entity is not in
@@ -165,7 +169,7 @@ func (db *DB) PutEvents(ctx context.Context, events []fleet.Event) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("record %d events: %w", len(events), err)
+		return db.refused(fmt.Errorf("record %d events: %w", len(events), err))
 	}
 	return nil
 }

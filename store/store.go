@@ -14,7 +14,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -125,6 +124,10 @@ type DB struct {
 	acks     ackBuffer
 	workers  workers
 
+	healthMu sync.Mutex // guards health
+	health   health
+	sound    atomic.Bool // metrics.db needs no check, or passed it
+
 	slotMu sync.Mutex     // guards slots
 	slots  map[string]int // nil until first read
 }
@@ -145,6 +148,7 @@ func Open(ctx context.Context, dir string, o Options) (*DB, error) {
 		newest:   map[fleet.Entity]*entity{},
 		acks:     newAckBuffer(),
 		workers:  newWorkers(o.Now()),
+		health:   health{},
 	}
 	db.latest.Store(&fleet.Snapshot{})
 	db.rates.Store(&fleet.Rates{})
@@ -158,28 +162,13 @@ func Open(ctx context.Context, dir string, o Options) (*DB, error) {
 	if db.lock, err = lockDir(ctx, dir); err != nil {
 		return nil, err
 	}
-	for _, f := range []struct {
-		to   **file
-		name string
-	}{{&db.console, "console"}, {&db.metrics, "metrics"}} {
-		sub, err := fs.Sub(migrations, "migrations/"+f.name)
-		if err != nil {
-			return nil, err
-		}
-		if *f.to, err = openFile(ctx, filepath.Join(dir, f.name+".db"), sub, db.log); err != nil {
-			return nil, err
-		}
+	if db.console, err = openFile(ctx, filepath.Join(dir, "console.db"), migrationsOf("console"), db.log); err != nil {
+		return nil, err
+	}
+	if err := db.openMetrics(ctx, filepath.Join(dir, "metrics.db")); err != nil {
+		return nil, err
 	}
 	db.journal = Journal{file: db.console, log: db.log}
-	if db.layouts, err = loadLayouts(ctx, db.metrics.w); err != nil {
-		return nil, err
-	}
-	if err := db.recoverTicks(ctx); err != nil {
-		return nil, err
-	}
-	if err := db.recoverAcks(ctx); err != nil {
-		return nil, err
-	}
 	ready = true
 	return db, nil
 }
@@ -194,14 +183,17 @@ func (db *DB) Run(ctx context.Context) error {
 	tick := time.NewTicker(10 * time.Second)
 	defer tick.Stop()
 	var cleaned time.Time
+	if err := db.checkLate(ctx); err != nil && ctx.Err() == nil {
+		db.log.ErrorContext(ctx, "the check of the measurements went wrong", "err", err)
+	}
 	for {
 		if err := db.sealAll(ctx); err != nil && ctx.Err() == nil {
-			db.log.ErrorContext(ctx, "sealing a slot went wrong", "err", err)
+			db.log.ErrorContext(ctx, "sealing a slot went wrong", "err", db.refused(err))
 		}
 		if now := db.o.Now(); now.Sub(cleaned) >= time.Minute {
 			cleaned = now
 			if err := db.maintain(ctx); err != nil && ctx.Err() == nil {
-				db.log.ErrorContext(ctx, "maintenance went wrong", "err", err)
+				db.log.ErrorContext(ctx, "maintenance went wrong", "err", db.refused(err))
 			}
 		}
 		select {
@@ -215,12 +207,16 @@ func (db *DB) Run(ctx context.Context) error {
 
 // maintain builds what can be built and drops what is too old or too much.
 func (db *DB) maintain(ctx context.Context) error {
-	return errors.Join(db.rollUp(ctx), db.rollUpAcks(ctx), db.clean(ctx))
+	return errors.Join(db.rollUp(ctx), db.rollUpAcks(ctx), db.clean(ctx), db.cleanFindings(ctx, ms(db.o.Now())))
 }
 
 // Close closes the files. What was put is on disk already.
 func (db *DB) Close() error {
 	var errs []error
+	if db.metrics != nil && db.sound.Load() {
+		// Without it the next start checks the file; nothing else depends on it.
+		setMark(context.Background(), db.metrics.w, cleanMark, 1)
+	}
 	for _, f := range []*file{db.metrics, db.console} {
 		if f != nil {
 			errs = append(errs, f.close())
