@@ -3,7 +3,8 @@
 // knows no type of the rooms that measure or decide.
 package templates
 
-//go:generate go tool templ generate
+// From the root: the names of the files stand in the generated code.
+//go:generate sh -c "cd ../.. && go tool templ generate"
 
 // Frame is what surrounds every page.
 type Frame struct {
