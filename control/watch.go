@@ -74,7 +74,6 @@ const (
 	// maxSuppression bounds how long a finding may be kept quiet: what nobody
 	// looks at for a quarter should be said again.
 	maxSuppression = 90 * 24 * time.Hour
-	maxWhy         = 500 // characters
 )
 
 // Watch shows every new look of the collector to the findings engine, keeps
@@ -247,8 +246,8 @@ func (w *Watch) Suppress(ctx context.Context, k fleet.FindingKey, s fleet.Suppre
 	if s.By == "" {
 		fields["by"] = "Say who suppresses it."
 	}
-	if n := utf8.RuneCountInString(s.Reason); n == 0 || n > maxWhy {
-		fields["reason"] = fmt.Sprintf("Give a reason of at most %d characters.", maxWhy)
+	if n := utf8.RuneCountInString(s.Reason); n == 0 || n > maxReason {
+		fields["reason"] = fmt.Sprintf("Give a reason of at most %d characters.", maxReason)
 	}
 	if !s.Until.After(s.At) || s.Until.Sub(s.At) > maxSuppression {
 		fields["until"] = fmt.Sprintf("Choose an end within the next %d days.", int(maxSuppression.Hours()/24))

@@ -45,6 +45,16 @@ type Finding struct {
 // Open reports whether it has not been closed.
 func (f Finding) Open() bool { return f.Closed.IsZero() }
 
+// Check is what is known of a kind of finding before anything is found.
+type Check struct {
+	Code     string
+	Title    string
+	Severity Severity // the usual one; the figures may make it worse
+	Limit    string   // when it fires, and why there
+	Why      string   // why it matters
+	Remedy   string
+}
+
 // Evidence is one figure of a finding.
 type Evidence struct {
 	Name   string // "p99 ACK latency"
