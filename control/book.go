@@ -21,6 +21,9 @@ type book struct {
 	offered   []string // ids of proposals, oldest first
 	silenced  map[string]silence
 	numbers   map[string]uint64 // highest revision of a split that was ever in force
+
+	measurements map[string]traffic.Measurement
+	measured     []string // ids of measurements, oldest first
 }
 
 // silence is what an operator does not want to hear for a while.
@@ -35,6 +38,8 @@ func newBook() *book {
 		proposals: map[string]traffic.Proposal{},
 		silenced:  map[string]silence{},
 		numbers:   map[string]uint64{},
+
+		measurements: map[string]traffic.Measurement{},
 	}
 }
 
@@ -56,6 +61,8 @@ func (c *Control) replay(ctx context.Context) error {
 				return fmt.Errorf("read proposal of journal entry %d: %w", e.Seq, err)
 			}
 			b.offer(p)
+		case traffic.EntryMeasureOn, traffic.EntryMeasureOff:
+			return b.measureEntry(e)
 		}
 		return nil
 	})
@@ -75,7 +82,7 @@ func (b *book) keep(ch traffic.Change) {
 		b.order = append(b.order, ch.ID)
 	}
 	b.changes[ch.ID] = ch
-	b.order = prune(b.order, b.changes, func(ch traffic.Change) bool { return ch.Phase.Final() })
+	b.order = prune(b.order, b.changes, kept, func(ch traffic.Change) bool { return ch.Phase.Final() })
 	if ch.Written.IsZero() {
 		return
 	}
@@ -108,7 +115,7 @@ func (b *book) offer(p traffic.Proposal) {
 	if p.Status == traffic.Dismissed {
 		b.silenced[p.Split] = silence{p.Moves, p.ClosedAt.Add(quiet)}
 	}
-	b.offered = prune(b.offered, b.proposals, func(p traffic.Proposal) bool { return p.Status != traffic.Open })
+	b.offered = prune(b.offered, b.proposals, kept, func(p traffic.Proposal) bool { return p.Status != traffic.Open })
 }
 
 // open returns the open proposal of a split; there is at most one.
@@ -137,9 +144,9 @@ func closed(p traffic.Proposal, s traffic.ProposalStatus, at time.Time, by strin
 	return p
 }
 
-// prune drops the oldest finished ones beyond what is kept.
-func prune[T any](ids []string, by map[string]T, done func(T) bool) []string {
-	for i := 0; len(by) > kept && i < len(ids); {
+// prune drops the oldest finished ones beyond those to keep.
+func prune[T any](ids []string, by map[string]T, keep int, done func(T) bool) []string {
+	for i := 0; len(by) > keep && i < len(ids); {
 		if !done(by[ids[i]]) {
 			i++
 			continue

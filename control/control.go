@@ -1,7 +1,9 @@
 // Package control owns the life of a change: dry run, journal, compare-and-swap,
 // read-back, bake, verified or rolled back. It is the only package that writes
-// to NATS, and it writes nothing but the KV bucket BALLAST. It never measures,
-// never decides weights and never keeps a change that the ledger did not take.
+// to NATS, and it writes nothing but the KV bucket BALLAST and, for a limited
+// time, the sample_freq of a consumer that an operator wants measured. It never
+// measures itself, never decides weights and never keeps a change that the
+// ledger did not take.
 package control
 
 import (
@@ -100,6 +102,7 @@ type Control struct {
 	tuned     map[string]progress
 	recorded  map[string]recording // by split: its last suggestion in the journal
 	interval  time.Duration        // of the collector, as the observations say
+	attempts  map[string]attempt   // by measurement that could not be put back yet
 }
 
 // New builds a Control. Nothing starts before Run.
@@ -132,6 +135,7 @@ func New(cfg Config) *Control {
 		recorded:      map[string]recording{},
 		bad:           map[string]int{},
 		bases:         map[string]baseline{},
+		attempts:      map[string]attempt{},
 	}
 	if cfg.Conn != nil {
 		// It refuses only options that are given wrongly, and none is given.
@@ -173,10 +177,13 @@ func (c *Control) Run(ctx context.Context) error {
 		g.Go(func() error { return c.follow(ctx) })
 	}
 	g.Go(func() error { return c.every(ctx, c.care) })
+	g.Go(func() error { return c.every(ctx, c.tend) })
 	if a := c.cfg.Advisor; a != nil {
 		g.Go(func() error { return c.every(ctx, func(ctx context.Context) { c.tune(ctx, a) }) })
 	}
-	return g.Wait()
+	err := g.Wait()
+	c.windUp(ctx)
+	return err
 }
 
 // every calls step at the configured pace until ctx ends.

@@ -259,6 +259,9 @@ const (
 	EntryFreeze    EntryKind = "freeze.on"
 	EntryThaw      EntryKind = "freeze.off"
 	EntryDemo      EntryKind = "demo.fault" // a fault injected by the demo
+
+	EntryMeasureOn  EntryKind = "measure.on"  // before sample_freq is raised: no entry, no change
+	EntryMeasureOff EntryKind = "measure.off" // it is put back, or was not raised
 )
 
 // Entry is one record of the journal: append-only, each carries the hash of the
@@ -272,7 +275,7 @@ type Entry struct {
 	Proposal string          `json:"proposal,omitempty"`
 	Actor    string          `json:"actor"`
 	Text     string          `json:"text"`           // one sentence
-	Data     json.RawMessage `json:"data,omitempty"` // the Change or Proposal as it then stood
+	Data     json.RawMessage `json:"data,omitempty"` // the Change, Proposal or Measurement as it then stood
 	Prev     string          `json:"prev"`           // hex SHA-256 of the entry before; set by the store
 	Hash     string          `json:"hash"`
 }

@@ -58,6 +58,13 @@ type Control interface {
 	Dismiss(ctx context.Context, proposal, actor, reason string) error
 	// Decision is the tuner's last word on a split: also why it holds.
 	Decision(split string) (traffic.Decision, bool)
+	// Measure has the servers sample a consumer's ACK latency for d; with percent
+	// 0 the percentage is chosen by its rate. It returns once the consumer is
+	// sampled, or with the reason why it is not.
+	Measure(ctx context.Context, k fleet.ConsumerKey, percent int, d time.Duration, actor, reason string) (traffic.Measurement, error)
+	// StopMeasuring ends a measurement before its time.
+	StopMeasuring(ctx context.Context, id, actor string) (traffic.Measurement, error)
+	Measurements() []traffic.Measurement // newest first: those that run and the last that ended
 }
 
 // Demo drives the demo's faults; the drawer is shown when it is there.

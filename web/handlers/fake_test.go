@@ -70,6 +70,7 @@ type world struct {
 	entries   []traffic.Entry // newest first
 	events    []fleet.Event
 	load      map[string]load // by target
+	measured  []traffic.Measurement
 	demo      *fakeDemo
 
 	ready      error // what Ready says
@@ -641,6 +642,27 @@ func (w *world) Decision(split string) (traffic.Decision, bool) {
 	d, ok := w.decisions[split]
 	return d, ok
 }
+
+func (w *world) Measure(_ context.Context, k fleet.ConsumerKey, percent int, d time.Duration, actor, reason string) (traffic.Measurement, error) {
+	if w.planErr != nil {
+		return traffic.Measurement{}, w.planErr
+	}
+	m := traffic.Measurement{ID: fmt.Sprintf("m%d", len(w.measured)+1), Consumer: traffic.Observed{Account: k.Account, Stream: k.Stream, Consumer: k.Consumer},
+		Phase: traffic.Measuring, Actor: actor, Reason: reason, Percent: percent, Started: w.now(), Ends: w.now().Add(d), Outcome: "The acknowledgements are sampled."}
+	w.measured = slices.Insert(w.measured, 0, m)
+	return m, nil
+}
+
+func (w *world) StopMeasuring(_ context.Context, id, actor string) (traffic.Measurement, error) {
+	i := slices.IndexFunc(w.measured, func(m traffic.Measurement) bool { return m.ID == id })
+	if i < 0 {
+		return traffic.Measurement{}, &fleet.Error{Kind: fleet.NotFound, Msg: "There is no such measurement."}
+	}
+	w.measured[i].Phase, w.measured[i].Ended = traffic.MeasureOver, w.now()
+	return w.measured[i], nil
+}
+
+func (w *world) Measurements() []traffic.Measurement { return w.measured }
 
 // fakeDemo records what the drawer asked for.
 type fakeDemo struct {
