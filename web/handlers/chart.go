@@ -80,15 +80,18 @@ func (s *Server) chart(ctx context.Context, id string, a chartArgs) (chart, erro
 	if a.points == 0 {
 		a.points = chartPoints
 	}
-	c, err := build(s, ctx, a)
-	if err != nil {
-		return chart{}, fmt.Errorf("chart %s: %w", id, err)
-	}
-	c.id, c.span = id, a.span.Range
-	if a.span.Key != "" {
-		c.span.From = c.fitted()
-	}
-	return c, nil
+	key := fmt.Sprintf("chart %s %q %q %q %s %d %s", id, a.split, a.target, a.server, a.quantile, a.points, a.span.shareKey())
+	return share(ctx, s, key, func(ctx context.Context) (chart, error) {
+		c, err := build(s, ctx, a)
+		if err != nil {
+			return chart{}, fmt.Errorf("chart %s: %w", id, err)
+		}
+		c.id, c.span = id, a.span.Range
+		if a.span.Key != "" {
+			c.span.From = c.fitted()
+		}
+		return c, nil
+	})
 }
 
 // fitted is where the axis begins. A span that ends now and whose figures fill

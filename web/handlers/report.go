@@ -59,7 +59,9 @@ func (s *Server) report(ctx context.Context, name string, span timeRange) (*repo
 		return nil, err
 	}
 	r := &report{rev: rev, span: span, made: s.Now(), version: s.Version, system: s.System, operator: s.Operator}
-	obs, err := s.Metrics.Observe(ctx, rev.Split, span.Range)
+	obs, err := share(ctx, s, fmt.Sprintf("report %q %d %s", name, rev.Number, span.shareKey()), func(ctx context.Context) ([]traffic.Observation, error) {
+		return s.Metrics.Observe(ctx, rev.Split, span.Range)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("observe split %s: %w", name, err)
 	}

@@ -31,10 +31,11 @@ const (
 // Server answers the console's HTTP requests.
 type Server struct {
 	Deps
-	echo    *echo.Echo
-	handler http.Handler
-	hub     *hub
-	build   string // of the assets and the program
+	readings readings
+	echo     *echo.Echo
+	handler  http.Handler
+	hub      *hub
+	build    string // of the assets and the program
 }
 
 // New builds the server and starts nothing: Handler answers requests, Run feeds
