@@ -35,6 +35,7 @@ type Snapshot struct {
 	Streams   []Stream   // one row per stream, as its leader reports it
 	Consumers []Consumer // one row per consumer, as its leader reports it
 	Conns     []Conn     // the busiest connections, at most a few hundred
+	ConnSums  []ConnSum  // all connections, by server and account; refreshed about once a minute
 	Services  []Service  // instances of micro services, by name and id
 	Expected  int        // servers that ever announced themselves; more than answered means some are missing
 	Problems  []Problem  // what could not be read in this round
@@ -52,9 +53,19 @@ type Problem struct {
 
 // Cost is what watching took in one round.
 type Cost struct {
-	Requests int
+	Requests int // of all tiers together
 	Bytes    int64
 	Took     time.Duration
+	By       [Tiers]TierCost
+}
+
+// ServerCPU estimates what the round cost all servers together.
+func (c Cost) ServerCPU() time.Duration {
+	var sum time.Duration
+	for _, t := range c.By {
+		sum += t.ServerCPU
+	}
+	return sum
 }
 
 // State of a server as seen from here.
@@ -97,6 +108,7 @@ type Server struct {
 	SlowConsumers uint64
 	JetStream     *JetStream // nil when it is off
 	Tags          []string
+	Internals     *Internals // nil: not asked for yet, or not answered
 }
 
 // JetStream is a server's share of it.
@@ -232,6 +244,7 @@ type Stream struct {
 	MaxMsgs   int64
 	MaxAge    time.Duration
 	Metadata  map[string]string
+	Limits    *Thresholds // its owner's, from Metadata; nil: none
 	At        time.Time
 	Source    Source
 }
@@ -265,8 +278,14 @@ type Consumer struct {
 	Paused         bool
 	Push           bool
 	Metadata       map[string]string
-	At             time.Time
-	Source         Source
+	Limits         *Thresholds // its owner's, from Metadata; nil: none
+	Durable        bool
+	Inactive       time.Duration // it is removed after so long without interest; 0: never
+	// Fold is set on a row that sums up many consumers with generated names. Its
+	// name is no consumer's: nothing can be asked of it or set on it.
+	Fold   *Fold
+	At     time.Time
+	Source Source
 }
 
 // Sampled reports whether the servers measure this consumer's acknowledgements.

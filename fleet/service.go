@@ -8,14 +8,16 @@ const KindService Kind = "service"
 // Service is one running instance of a micro service ($SRV) as it tells of
 // itself. Any client of the account can claim to be one.
 type Service struct {
-	Account   string
-	Name      string
-	ID        string // of the instance, new at every start
-	Version   string
-	Metadata  map[string]string
-	Started   time.Time // by the instance's clock
-	Endpoints []Endpoint
-	At        time.Time
+	Account string
+	Name    string
+	ID      string // of the instance, new at every start
+	Version string
+	// Description is what the instance says it is for.
+	Description string
+	Metadata    map[string]string
+	Started     time.Time // by the instance's clock
+	Endpoints   []Endpoint
+	At          time.Time
 }
 
 // Entity names the instance's series.
@@ -31,5 +33,5 @@ type Endpoint struct {
 	ProcessingTime time.Duration // sum
 	AvgProcessing  time.Duration
 	LastError      string
-	Data           []byte // custom, as sent; JSON
+	Data           []byte // custom, as sent, at most 4 KiB; JSON
 }
