@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"ballast/fleet"
 )
@@ -153,15 +154,15 @@ func (db *DB) Suppress(ctx context.Context, k fleet.FindingKey, s fleet.Suppress
 }
 
 // FindingState is what the engine begins with after a start: all that is open,
-// and the suppressions that have not ended.
-func (db *DB) FindingState(ctx context.Context) (fleet.FindingState, error) {
+// and the suppressions that still hold at that moment.
+func (db *DB) FindingState(ctx context.Context, now time.Time) (fleet.FindingState, error) {
 	open, err := db.Findings(ctx, fleet.FindingFilter{Limit: 100_000})
 	if err != nil {
 		return fleet.FindingState{}, err
 	}
 	out := fleet.FindingState{Open: open, Suppressions: map[fleet.FindingKey]fleet.Suppression{}}
 	rows, err := db.console.r.QueryContext(ctx,
-		"SELECT code, kind, name, by, reason, at, until FROM suppression WHERE until > ?", ms(db.o.Now()))
+		"SELECT code, kind, name, by, reason, at, until FROM suppression WHERE until > ?", ms(now))
 	if err != nil {
 		return out, fmt.Errorf("read suppressions: %w", err)
 	}

@@ -66,7 +66,7 @@ func TestFindings(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", x.what, got, x.want)
 		}
 	}
-	state, err := db.FindingState(t.Context())
+	state, err := db.FindingState(t.Context(), c.now())
 	if err != nil || !reflect.DeepEqual(state.Open, []fleet.Finding{f}) || state.Suppressions[key] != quiet {
 		t.Errorf("state %+v, %v", state, err)
 	}
@@ -74,7 +74,7 @@ func TestFindings(t *testing.T) {
 		t.Errorf("a suppression without an end: %v", err)
 	}
 	c.add(2 * time.Hour)
-	if state, err := db.FindingState(t.Context()); err != nil || len(state.Suppressions) != 0 {
+	if state, err := db.FindingState(t.Context(), c.now()); err != nil || len(state.Suppressions) != 0 {
 		t.Errorf("ended suppressions: %+v, %v", state.Suppressions, err)
 	}
 	if err := db.Suppress(t.Context(), key, fleet.Suppression{}); err != nil || get(fleet.FindingFilter{})[0].Suppressed.By != "" {

@@ -331,12 +331,10 @@ func (db *DB) acksBetween(ctx context.Context, key fleet.ConsumerKey, begin, end
 	}
 	db.mu.RUnlock()
 	if inMemory {
-		var s sketch.Sketch
 		for _, w := range windows {
-			if err := s.UnmarshalBinary(w.data); err != nil {
+			if err := all.MergeBinary(w.data); err != nil {
 				return nil, 0, err
 			}
-			all.Merge(&s)
 			again += w.redelivered
 		}
 		return all, again, nil

@@ -236,59 +236,112 @@ func (s *Sketch) MarshalBinary() ([]byte, error) { return s.AppendBinary(nil) }
 // UnmarshalBinary replaces the sketch by the one in data. Hostile input is an
 // error, never a panic, and takes at most 30 KB.
 func (s *Sketch) UnmarshalBinary(data []byte) error {
+	var d Sketch
+	if err := d.MergeBinary(data); err != nil {
+		return err
+	}
+	*s = d
+	return nil
+}
+
+// MergeBinary adds all that the sketch in data counted, without building that
+// sketch. On an error nothing is added.
+func (s *Sketch) MergeBinary(data []byte) error {
 	if len(data) == 0 || data[0] != version {
 		return errCorrupt
 	}
-	data = data[1:]
-	next := func() (uint64, bool) {
-		v, n := binary.Uvarint(data)
-		if n <= 0 {
-			return 0, false
-		}
-		data = data[n:]
-		return v, true
-	}
-	var d Sketch
-	var ok bool
-	if d.count, ok = next(); !ok {
-		return errCorrupt
-	}
-	if d.count == 0 {
-		*s = Sketch{}
-		if len(data) > 0 {
+	d := varints{b: data[1:], ok: true}
+	count := d.next()
+	if count == 0 {
+		if !d.ok || len(d.b) > 0 {
 			return errCorrupt
 		}
 		return nil
 	}
-	var span uint64
-	for _, p := range []*uint64{&d.sum, &d.min, &span} {
-		if *p, ok = next(); !ok {
-			return errCorrupt
-		}
-	}
-	if d.max = d.min + span; d.max < d.min || d.max > 1<<63-1 {
+	sum, least, span := d.next(), d.next(), d.next()
+	most := least + span
+	if !d.ok || most < least || most > 1<<63-1 {
 		return errCorrupt
 	}
-	var total uint64
-	prev := -1
-	for len(data) > 0 {
-		gap, ok := next()
-		if !ok || gap == 0 || gap > maxIndex+1 {
-			return errCorrupt
+	// The buckets are added as they are read; should the end turn out to be
+	// wrong, they are taken off again.
+	empty := s.count == 0
+	added, ok := s.addBuckets(d.b, count, 1)
+	if !ok {
+		s.addBuckets(d.b[:added], 0, ^uint64(0))
+		if empty {
+			s.buckets = s.buckets[:0]
 		}
-		i := prev + int(gap)
-		n, ok := next()
-		if !ok || n == 0 || i > maxIndex || total+n < total {
-			return errCorrupt
-		}
-		d.reserve(i, i)
-		d.buckets[i-d.first] = n
-		total += n
-		prev = i
-	}
-	if total != d.count {
 		return errCorrupt
 	}
-	*s = d
+	if s.count == 0 || least < s.min {
+		s.min = least
+	}
+	s.max = max(s.max, most)
+	s.count += count
+	s.sum += sum
 	return nil
+}
+
+// addBuckets adds each bucket in b, times sign, and returns how many bytes of b
+// were added and whether they counted want.
+func (s *Sketch) addBuckets(b []byte, want, sign uint64) (added int, ok bool) {
+	var total uint64
+	at := -1
+	for pos := 0; pos < len(b); added = pos {
+		gap := uint64(b[pos])
+		if pos++; gap >= 0x80 {
+			var n int
+			if gap, n = binary.Uvarint(b[pos-1:]); n <= 0 {
+				return added, false
+			}
+			pos += n - 1
+		}
+		if pos >= len(b) {
+			return added, false
+		}
+		n := uint64(b[pos])
+		if pos++; n >= 0x80 {
+			var size int
+			if n, size = binary.Uvarint(b[pos-1:]); size <= 0 {
+				return added, false
+			}
+			pos += size - 1
+		}
+		if gap-1 > maxIndex || n == 0 || total+n < total {
+			return added, false
+		}
+		if at += int(gap); at > maxIndex {
+			return added, false
+		}
+		total += n
+		if i := at - s.first; uint(i) < uint(len(s.buckets)) {
+			s.buckets[i] += n * sign
+		} else {
+			s.reserve(at, at)
+			s.buckets[at-s.first] += n * sign
+		}
+	}
+	return added, total == want
+}
+
+// varints reads numbers until one is cut off or too large.
+type varints struct {
+	b  []byte
+	ok bool
+}
+
+func (v *varints) next() uint64 {
+	if len(v.b) > 0 && v.b[0] < 0x80 { // most are one byte
+		u := uint64(v.b[0])
+		v.b = v.b[1:]
+		return u
+	}
+	u, n := binary.Uvarint(v.b)
+	if n <= 0 {
+		v.ok, v.b = false, nil
+		return 0
+	}
+	v.b = v.b[n:]
+	return u
 }

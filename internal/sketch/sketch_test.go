@@ -94,6 +94,39 @@ func TestBinaryRoundTrip(t *testing.T) {
 	}
 }
 
+// Merging the binary form adds the same as merging the sketch; what is corrupt
+// adds nothing.
+func TestMergeBinary(t *testing.T) {
+	t.Parallel()
+	rnd := rand.New(rand.NewPCG(7, 8))
+	var direct, binary Sketch
+	for range 50 {
+		var part Sketch
+		for range rnd.IntN(200) {
+			part.Add(time.Duration(rnd.Int64N(1 << rnd.IntN(62))))
+		}
+		data, err := part.MarshalBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		direct.Merge(&part)
+		if err := binary.MergeBinary(data); err != nil {
+			t.Fatal(err)
+		}
+		before, _ := binary.MarshalBinary()
+		for n := range data {
+			if err := binary.MergeBinary(data[:n]); err == nil {
+				t.Fatalf("%d of %d bytes were merged", n, len(data))
+			}
+		}
+		after, _ := binary.MarshalBinary()
+		want, _ := direct.MarshalBinary()
+		if !slices.Equal(before, want) || !slices.Equal(after, want) {
+			t.Fatal("merging the binary form differs from merging the sketch")
+		}
+	}
+}
+
 func FuzzUnmarshal(f *testing.F) {
 	var s Sketch
 	s.Add(time.Millisecond)
@@ -133,4 +166,34 @@ func BenchmarkMerge(b *testing.B) {
 	for b.Loop() {
 		all.Merge(&part)
 	}
+}
+
+// BenchmarkMergeBinary: a sketch of 1,000 latencies as it is stored. The
+// baseline decodes it first.
+func BenchmarkMergeBinary(b *testing.B) {
+	rnd := rand.New(rand.NewPCG(5, 6))
+	var part, all Sketch
+	for range 1000 {
+		part.Add(time.Duration(20e6 * (1 + rnd.ExpFloat64())))
+	}
+	data, err := part.MarshalBinary()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("direct", func(b *testing.B) {
+		for b.Loop() {
+			if err := all.MergeBinary(data); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("baseline decode then merge", func(b *testing.B) {
+		for b.Loop() {
+			var s Sketch
+			if err := s.UnmarshalBinary(data); err != nil {
+				b.Fatal(err)
+			}
+			all.Merge(&s)
+		}
+	})
 }
