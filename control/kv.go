@@ -333,12 +333,13 @@ func (c *Control) watch(ctx context.Context) error {
 	c.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w, err := kv.Watch(ctx, traffic.Key("*"))
+	w, err := kv.Watch(ctx, traffic.Key("*"), jetstream.IncludeHistory())
 	if err != nil {
 		return unreachable(fmt.Errorf("watch bucket %s: %w", traffic.Bucket, err))
 	}
 	defer w.Stop()
 	seen := map[string]bool{}
+	told := map[string][]traffic.Revision{} // histories, until all that was there has been told
 	first := true
 	tick := time.NewTicker(checkEvery)
 	defer tick.Stop()
@@ -351,12 +352,21 @@ func (c *Control) watch(ctx context.Context) error {
 			case !ok:
 				return unavailable("The watch on the KV bucket "+traffic.Bucket+" ended.", "It starts again by itself.", nil)
 			case e == nil: // all that was there has been told
-				c.forget(seen)
+				c.forget(seen, told)
 				first = false
 				c.setTrouble(ctx, nil)
 			default:
 				seen[e.Key()] = true
-				c.learn(ctx, e)
+				rev, ok := c.learn(ctx, e)
+				switch split := rev.Split.Name; {
+				case !ok:
+				case first:
+					told[split] = remember(told[split], rev)
+				default:
+					c.mu.Lock()
+					c.histories[split] = remember(c.histories[split], rev)
+					c.mu.Unlock()
+				}
 			}
 		case <-tick.C:
 			_, now, err := c.born(ctx)
@@ -372,9 +382,9 @@ func (c *Control) watch(ctx context.Context) error {
 	}
 }
 
-// learn takes over what the KV tells of one split. A document that is not valid
-// changes nothing, as with every reader.
-func (c *Control) learn(ctx context.Context, e jetstream.KeyValueEntry) {
+// learn takes over what the KV tells of one split, and returns the revision if it
+// is one. A document that is not valid changes nothing, as with every reader.
+func (c *Control) learn(ctx context.Context, e jetstream.KeyValueEntry) (rev traffic.Revision, ok bool) {
 	split := e.Key()[len(traffic.Key("")):]
 	if e.Operation() != jetstream.KeyValuePut {
 		c.mu.Lock()
@@ -383,17 +393,18 @@ func (c *Control) learn(ctx context.Context, e jetstream.KeyValueEntry) {
 			delete(c.splits, split)
 			c.gone[split] = e.Revision()
 		}
-		return
+		return rev, false
 	}
 	rev, err := parse(split, e.Value())
 	if err != nil {
 		c.log.WarnContext(ctx, "a split document was refused", "key", e.Key(), "revision", e.Revision(), "err", err)
-		return
+		return rev, false
 	}
 	rev.Token = e.Revision()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.show(rev)
+	return rev, true
 }
 
 // show takes a revision into the picture unless the picture is newer. c.mu is held.
@@ -405,10 +416,20 @@ func (c *Control) show(rev traffic.Revision) {
 	c.splits[name] = rev
 }
 
-// forget drops the splits that the bucket turned out not to have.
-func (c *Control) forget(seen map[string]bool) {
+// remember adds a revision to a history, newest first. One that was written
+// again, to fence off a lost write, stands once.
+func remember(revs []traffic.Revision, rev traffic.Revision) []traffic.Revision {
+	revs = slices.DeleteFunc(slices.Clone(revs), func(r traffic.Revision) bool { return r.Change == rev.Change })
+	revs = slices.Insert(revs, 0, rev)
+	return revs[:min(len(revs), history)]
+}
+
+// forget drops the splits that the bucket turned out not to have, and takes over
+// the histories that it told.
+func (c *Control) forget(seen map[string]bool, told map[string][]traffic.Revision) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.histories = told
 	for name := range c.splits {
 		if !seen[traffic.Key(name)] {
 			delete(c.splits, name)
@@ -417,21 +438,25 @@ func (c *Control) forget(seen map[string]bool) {
 }
 
 // History lists a split's revisions as far as the KV keeps them, newest first.
-func (c *Control) History(ctx context.Context, name string) ([]traffic.Revision, error) {
+// It answers from what the watch has told: looking at a page asks NATS nothing.
+func (c *Control) History(_ context.Context, name string) ([]traffic.Revision, error) {
 	if !traffic.ValidName(name) {
 		return nil, &fleet.Error{Kind: fleet.NotFound, Msg: fmt.Sprintf("There is no split %q.", name), Hint: "Look at the list of splits."}
 	}
 	if c.js == nil {
 		return nil, noConn()
 	}
-	p, err := c.past(ctx, name)
-	if err != nil {
-		return nil, err
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	revs := c.histories[name]
+	// What was just written is shown before the watch has told it.
+	if now, ok := c.splits[name]; ok && (len(revs) == 0 || now.Token > revs[0].Token) {
+		revs = remember(revs, now)
 	}
-	if len(p.revs) == 0 {
+	if len(revs) == 0 {
 		return nil, &fleet.Error{Kind: fleet.NotFound, Msg: fmt.Sprintf("The KV has no history of split %q.", name), Hint: "Older revisions are in the journal."}
 	}
-	return p.revs, nil
+	return slices.Clone(revs), nil
 }
 
 // past is what the KV still has of a split's life.
