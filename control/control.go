@@ -92,8 +92,9 @@ type Control struct {
 	booted    bool       // the ledger was replayed
 	trouble   error      // why the KV does not serve, as the follower last saw it
 	splits    map[string]traffic.Revision
-	followed  time.Time         // when the bucket that is followed was created
-	gone      map[string]uint64 // token of the delete marker of a split
+	histories map[string][]traffic.Revision // newest first, as the watch told
+	followed  time.Time                     // when the bucket that is followed was created
+	gone      map[string]uint64             // token of the delete marker of a split
 	busy      map[string]chan struct{}
 	book      *book
 	decisions map[string]traffic.Decision
@@ -127,6 +128,7 @@ func New(cfg Config) *Control {
 		settleTimeout: settleTimeout,
 		wake:          make(chan struct{}, 1),
 		splits:        map[string]traffic.Revision{},
+		histories:     map[string][]traffic.Revision{},
 		gone:          map[string]uint64{},
 		busy:          map[string]chan struct{}{},
 		book:          newBook(),
