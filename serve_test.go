@@ -45,7 +45,7 @@ jetstream { store_dir: %q }
 accounts {
   SYS { users: [ {
     user: "watch", password: "watch-password",
-    permissions { publish: [%s], subscribe: ["_INBOX_ballast.>"] }
+    permissions { publish: [%s], subscribe: [%s] }
   } ] }
   APP {
     jetstream: enabled
@@ -53,7 +53,7 @@ accounts {
       { user: "ballast", password: "ballast-password"
         permissions {
           publish: [%s]
-          subscribe: ["_INBOX_ballast.>", "$JS.EVENT.METRIC.>", "$JS.EVENT.ADVISORY.>", "ballast.report.>"]
+          subscribe: [%s]
         } }
       { user: "app", password: "app-password", permissions { publish: { deny: ["$JS.EVENT.>", "$KV.BALLAST.>"] } } }
     ]
@@ -61,7 +61,8 @@ accounts {
 }
 system_account: SYS
 `, s.port, s.monitor, s.file("cert.pem"), s.file("key.pem"), s.file("ca.pem"), s.file("js"),
-		documented(tb, "## 2. System account"), documented(tb, "## 3. The account"))
+		documented(tb, "## 2. System account", "publish"), documented(tb, "## 2. System account", "subscribe"),
+		documented(tb, "## 3. The account", "publish"), documented(tb, "## 3. The account", "subscribe"))
 	s.write(tb, "nats.conf", conf)
 	s.write(tb, "ballast.password", "ballast-password\n")
 	s.write(tb, "sys.password", "watch-password\n")
@@ -75,9 +76,10 @@ system_account: SYS
 	return s
 }
 
-// documented returns the publish permissions that docs/nats-permissions.md
-// lists in a section, so that the page is held to what works.
-func documented(tb testing.TB, section string) string {
+// documented returns the permissions to publish or subscribe that
+// docs/nats-permissions.md lists in a section, so that the page is held to what
+// works.
+func documented(tb testing.TB, section, verb string) string {
 	tb.Helper()
 	page, err := os.ReadFile("docs/nats-permissions.md")
 	if err != nil {
@@ -91,7 +93,7 @@ func documented(tb testing.TB, section string) string {
 	var subjects []string
 	for {
 		var list string
-		_, text, ok = strings.Cut(text, "publish: [")
+		_, text, ok = strings.Cut(text, verb+": [")
 		if !ok {
 			break
 		}
@@ -104,7 +106,7 @@ func documented(tb testing.TB, section string) string {
 		}
 	}
 	if len(subjects) == 0 {
-		tb.Fatalf("docs/nats-permissions.md lists nothing to publish in %q", section)
+		tb.Fatalf("docs/nats-permissions.md lists nothing to %s in %q", verb, section)
 	}
 	return strings.Join(subjects, ", ")
 }

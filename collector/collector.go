@@ -87,6 +87,7 @@ type Collector struct {
 	account *account
 	acks    *acks
 	reports *reports
+	pushed  *pushed
 
 	// unsent are windows that the sink did not take, to be offered again; owned by
 	// the goroutine that flushes.
@@ -136,6 +137,7 @@ func New(cfg Config, sink Sink) (*Collector, error) {
 	c.account = newAccount(cfg.Conn, cfg.Account, cfg.Now)
 	c.acks = newAcks(cfg.Now)
 	c.reports = newReports(cfg.Now)
+	c.pushed = newPushed(cfg.Now)
 	return c, nil
 }
 
@@ -165,11 +167,12 @@ func (c *Collector) Run(ctx context.Context) error {
 // established takes the subscriptions along; one that is closed for good must
 // not stop the console, which then says so in the snapshots' problems.
 func (c *Collector) listen(ctx context.Context) (stop func()) {
-	if c.cfg.Conn == nil {
-		return func() {}
-	}
-	subscribe := func(subject string, f nats.MsgHandler) *nats.Subscription {
-		s, err := c.cfg.Conn.Subscribe(subject, f)
+	var subs []*nats.Subscription
+	subscribe := func(nc *nats.Conn, subject string, f nats.MsgHandler) *nats.Subscription {
+		if nc == nil {
+			return nil
+		}
+		s, err := nc.Subscribe(subject, f)
 		if err == nil {
 			err = s.SetPendingLimits(1<<16, 32<<20)
 		}
@@ -177,15 +180,22 @@ func (c *Collector) listen(ctx context.Context) (stop func()) {
 			c.log.ErrorContext(ctx, "not subscribed", "subject", subject, "err", err)
 			return nil
 		}
+		subs = append(subs, s)
 		return s
 	}
-	c.acks.sub = subscribe(ackSubject+">", c.acks.take)
-	c.reports.sub = subscribe(reportpb.Wildcard, c.reports.take)
+	c.acks.sub = subscribe(c.cfg.Conn, ackSubject+">", c.acks.take)
+	c.reports.sub = subscribe(c.cfg.Conn, reportpb.Wildcard, c.reports.take)
+	pushes := []*nats.Subscription{
+		subscribe(c.cfg.Conn, advisorySubject+">", func(m *nats.Msg) { c.pushed.takeAdvisory(m, true) }),
+		subscribe(c.cfg.System, advisorySubject+">", func(m *nats.Msg) { c.pushed.takeAdvisory(m, false) }),
+	}
+	for _, subject := range serverSubjects {
+		pushes = append(pushes, subscribe(c.cfg.System, subject, c.pushed.takeServer))
+	}
+	c.pushed.listenTo(pushes)
 	return func() {
-		for _, s := range []*nats.Subscription{c.acks.sub, c.reports.sub} {
-			if s != nil {
-				s.Unsubscribe() // a closed connection has forgotten it already
-			}
+		for _, s := range subs {
+			s.Unsubscribe() // a closed connection has forgotten it already
 		}
 	}
 }

@@ -697,13 +697,15 @@ accounts {
     publish: [
       "$SYS.REQ.SERVER.PING.VARZ", "$SYS.REQ.SERVER.PING.STATSZ", "$SYS.REQ.SERVER.PING.HEALTHZ",
       "$SYS.REQ.SERVER.PING.ROUTEZ", "$SYS.REQ.SERVER.PING.GATEWAYZ", "$SYS.REQ.SERVER.PING.LEAFZ",
-      "$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.SERVER.PING.JSZ", "$SYS.REQ.ACCOUNT.PING.STATZ" ],
-    subscribe: [ "_INBOX_ops.>" ] } } ] }
+      "$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.SERVER.PING.JSZ", "$SYS.REQ.ACCOUNT.PING.STATZ",
+      "$SYS.REQ.SERVER.PING.SUBSZ", "$SYS.REQ.SERVER.PING.RAFTZ", "$SYS.REQ.SERVER.PING.IPQUEUESZ" ],
+    subscribe: [ "_INBOX_ops.>", "$SYS.ACCOUNT.*.CONNECT", "$SYS.ACCOUNT.*.DISCONNECT", "$SYS.SERVER.*.CLIENT.AUTH.ERR",
+      "$SYS.SERVER.*.SHUTDOWN", "$SYS.SERVER.*.LAMEDUCK", "$SYS.SERVER.*.STATSZ", "$JS.EVENT.ADVISORY.>" ] } } ] }
   APP { jetstream: enabled, users: [
     { user: "app", password: "p" }
     { user: "ro", password: "p", permissions: {
-      publish: [ "$JS.API.STREAM.LIST", "$JS.API.CONSUMER.LIST.*", "$SYS.REQ.USER.INFO" ],
-      subscribe: [ "_INBOX_ops.>", "$JS.EVENT.METRIC.CONSUMER.ACK.>", "ballast.report.*.*" ] } }
+      publish: [ "$JS.API.STREAM.LIST", "$JS.API.CONSUMER.LIST.*", "$SYS.REQ.USER.INFO", "$SRV.STATS", "$SRV.INFO" ],
+      subscribe: [ "_INBOX_ops.>", "$JS.EVENT.METRIC.CONSUMER.ACK.>", "$JS.EVENT.ADVISORY.>", "ballast.report.*.*" ] } }
   ] }
 }
 system_account: SYS

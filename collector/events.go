@@ -23,6 +23,11 @@ func changes(prev, next *fleet.Snapshot) []fleet.Event {
 	hosts := hostsOf(prev, next)
 	e.streams(prev, next, hosts)
 	e.consumers(prev, next, hosts)
+	return e.ended()
+}
+
+// ended returns the events, with a word on those that were too many.
+func (e *eventList) ended() []fleet.Event {
 	if e.more > 0 {
 		e.list = append(e.list, fleet.Event{
 			At: e.at, Kind: "events.omitted", Severity: fleet.Info, Entity: "collector",

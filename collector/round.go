@@ -32,7 +32,7 @@ func (c *Collector) round(ctx context.Context) {
 		return
 	}
 	s := r.assemble(ctx)
-	events := changes(c.last, &s)
+	events := append(c.told(ctx), c.pushed.unsaid(changes(c.last, &s))...)
 	c.last = &s
 	if err := c.sink.PutSnapshot(ctx, s); err != nil && !errors.Is(err, context.Canceled) {
 		c.log.ErrorContext(ctx, "snapshot not stored", "err", err)
@@ -43,6 +43,15 @@ func (c *Collector) round(ctx context.Context) {
 	if err := c.sink.PutEvents(ctx, events); err != nil && !errors.Is(err, context.Canceled) {
 		c.log.ErrorContext(ctx, "events not stored", "events", len(events), "err", err)
 	}
+}
+
+// told returns what NATS pushed since the last round.
+func (c *Collector) told(ctx context.Context) []fleet.Event {
+	account := ""
+	if c.pushed.own() {
+		account = c.account.name(ctx)
+	}
+	return c.pushed.cut(account)
 }
 
 type round struct {
@@ -341,7 +350,7 @@ func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 		s.Accounts = append(s.Accounts, *a)
 	}
 	sortSnapshot(&s)
-	s.Expected = max(len(s.Servers), c.system.active)
+	s.Expected = max(len(s.Servers)+c.pushed.missing(s.Servers), c.system.active)
 	problems = append(problems, c.problems(&s)...)
 	s.Problems = c.dated(ctx, problems)
 	s.Cost = c.cost
@@ -470,6 +479,9 @@ func (c *Collector) problems(s *fleet.Snapshot) []fleet.Problem {
 			add("system account", "The servers did not answer: "+reason(sys.err)+".",
 				"The user needs permission to publish to $SYS.REQ.SERVER.PING.* and to subscribe to its inbox, in the system account.")
 		}
+		if err := sys.nc.LastError(); sys.nc.IsConnected() && errors.Is(err, nats.ErrPermissionViolation) {
+			add("system account", fmt.Sprintf("NATS refuses something: %.200s.", err), "Grant the permissions that the documentation lists for a watching user of the system account.")
+		}
 		partial := sys.partial
 		if err := sys.assetsErr; err != nil {
 			partial = append(slices.Clip(partial), "JSZ was not read of all servers: "+reason(err)+".")
@@ -500,6 +512,9 @@ func (c *Collector) problems(s *fleet.Snapshot) []fleet.Problem {
 		if err := acc.nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) {
 			add("account", fmt.Sprintf("NATS refuses something: %.200s.", err), "Grant the permissions that the documentation lists for a watching user.")
 		}
+	}
+	for _, what := range c.pushed.trouble() {
+		add("events", what, "What happened meanwhile is seen by comparing the rounds only.")
 	}
 	for _, what := range append(c.acks.trouble(), c.reports.trouble()...) {
 		add("account", what, "Lower sample_freq of the busiest consumers, or give Ballast more processor time.")
