@@ -245,10 +245,13 @@ func checkDocuments(tb testing.TB, nc *nats.Conn, ledgers ...*memLedger) map[str
 	tb.Helper()
 	intents := map[string]int{}
 	for _, l := range ledgers {
-		for _, e := range l.entries {
+		if err := l.Replay(tb.Context(), func(e traffic.Entry) error {
 			if e.Kind == traffic.EntryIntent {
 				intents[e.Change]++
 			}
+			return nil
+		}); err != nil {
+			tb.Fatal(err)
 		}
 	}
 	wrote := map[string]string{}
