@@ -83,6 +83,8 @@ type Control struct {
 
 	readTimeout, writeTimeout, settleTimeout time.Duration
 
+	late time.Duration // how long a write without an answer may be under way
+
 	wake chan struct{} // the bucket was just created: the follower need not wait
 
 	journal sync.Mutex      // one append at a time, taken before mu
@@ -126,6 +128,7 @@ func New(cfg Config) *Control {
 		readTimeout:   readTimeout,
 		writeTimeout:  writeTimeout,
 		settleTimeout: settleTimeout,
+		late:          lateWrite,
 		wake:          make(chan struct{}, 1),
 		splits:        map[string]traffic.Revision{},
 		histories:     map[string][]traffic.Revision{},

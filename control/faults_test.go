@@ -26,7 +26,7 @@ import (
 	"ballast/traffic"
 )
 
-// fault is what a proxy does with the next write to the bucket.
+// fault is what a proxy does with the next write to the bucket or to a consumer.
 type fault int
 
 const (
@@ -105,7 +105,7 @@ func (p *proxy) serve(client net.Conn) {
 			return
 		}
 		f := none
-		if bytes.Contains(buf[:n], []byte("HPUB $KV."+traffic.Bucket)) {
+		if bytes.Contains(buf[:n], []byte("HPUB $KV."+traffic.Bucket)) || bytes.Contains(buf[:n], []byte("PUB $JS.API.CONSUMER.CREATE.ORDERS.")) {
 			p.mu.Lock()
 			f, p.next = p.next, none
 			p.struck = p.struck || f != none

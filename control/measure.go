@@ -26,8 +26,10 @@ const (
 	longest      = 24 * time.Hour
 	// keptMeasurements that ended; the journal has all of them.
 	keptMeasurements = 200
-	// retryEvery is the pace at which putting back is tried again.
-	retryEvery = 5 * time.Second
+	retryEvery       = 5 * time.Second // putting back what could not be put back
+	// lateWrite is how long a write without an answer is expected to arrive after
+	// all. Nothing can fence it off: consumers have no compare-and-swap.
+	lateWrite = time.Minute
 	// stopTimeout bounds what a console does on its way out. What is left is put
 	// back at its next start.
 	stopTimeout = 5 * time.Second
@@ -109,7 +111,7 @@ func (c *Control) Measure(ctx context.Context, k fleet.ConsumerKey, percent int,
 	if err := c.mayMeasure(k); err != nil {
 		return traffic.Measurement{}, err
 	}
-	s, rate, err := c.lookAt(ctx, k)
+	s, rate, err := c.lookAt(ctx, k, percent == 0)
 	if err != nil {
 		return traffic.Measurement{}, asked(err)
 	}
@@ -141,6 +143,7 @@ func (c *Control) switchOn(ctx context.Context, m traffic.Measurement, s consume
 	now, err := c.setSampling(ctx, k, s, strconv.Itoa(m.Percent))
 	switch {
 	case err != nil && (fleet.KindOf(err) == fleet.Unknown || fleet.KindOf(err) == fleet.Internal):
+		m.Doubt = c.now().Add(c.late)
 		m.Phase, m.Outcome = traffic.PuttingBack, "The change was sent, but its result is not known; it is taken back as soon as the consumer answers."
 		c.note(m)
 		c.log.WarnContext(ctx, "a change of a consumer was not answered", "stream", k.Stream, "consumer", k.Consumer, "measurement", m.ID, "err", err)
@@ -236,7 +239,11 @@ func checkMeasure(k fleet.ConsumerKey, percent int, d time.Duration, actor, reas
 func (c *Control) mayMeasure(k fleet.ConsumerKey) error {
 	running := c.running()
 	for _, m := range running {
-		if m.Consumer.Stream == k.Stream && m.Consumer.Consumer == k.Consumer {
+		switch {
+		case m.Consumer.Stream != k.Stream || m.Consumer.Consumer != k.Consumer:
+		case m.Phase != traffic.Measuring:
+			return &fleet.Error{Kind: fleet.Stale, Msg: "An earlier measurement of this consumer is still being put back.", Hint: m.Outcome}
+		default:
 			return &fleet.Error{Kind: fleet.Stale, Msg: fmt.Sprintf("%s measures this consumer already, until %s.", m.Actor, m.Ends.UTC().Format(time.TimeOnly+" MST")),
 				Hint: "Wait for its end, or end it first."}
 		}
@@ -248,9 +255,9 @@ func (c *Control) mayMeasure(k fleet.ConsumerKey) error {
 }
 
 // lookAt returns a consumer that can be measured and the rate of its
-// acknowledgements: of the last minute, or, when that was not observed, of the
-// second that this then takes.
-func (c *Control) lookAt(ctx context.Context, k fleet.ConsumerKey) (consumerState, float64, error) {
+// acknowledgements in the last minute. When that was not observed but is needed,
+// it is the rate of the second that this then takes.
+func (c *Control) lookAt(ctx context.Context, k fleet.ConsumerKey, need bool) (consumerState, float64, error) {
 	s, err := c.consumer(ctx, k)
 	if err != nil {
 		return s, 0, err
@@ -262,6 +269,9 @@ func (c *Control) lookAt(ctx context.Context, k fleet.ConsumerKey) (consumerStat
 	o, err := c.observed(ctx, k, now.Add(-time.Minute), now)
 	if err == nil && o.To.After(o.From) && (o.Arrived > 0 || o.Acked > 0) {
 		return s, float64(o.Acked) / o.To.Sub(o.From).Seconds(), nil
+	}
+	if !need {
+		return s, 0, nil
 	}
 	from := time.Now()
 	if !pause(ctx, time.Second) {
@@ -350,6 +360,9 @@ func (c *Control) putBack(ctx context.Context, m traffic.Measurement, actor stri
 		case fleet.KindOf(err) == fleet.Forbidden && i == 0 && found == m.Before:
 			return c.endMeasurement(ctx, m, actor, "The server refuses changes of this consumer; its sample_freq is what it was."), nil
 		default:
+			if fleet.KindOf(err) == fleet.Unknown {
+				m.Doubt = c.now().Add(c.late)
+			}
 			return c.putBackLater(ctx, m, asked(err))
 		}
 		if now.sampleFreq() != freq {
@@ -357,8 +370,24 @@ func (c *Control) putBack(ctx context.Context, m traffic.Measurement, actor stri
 		}
 		s = now
 	}
+	if m.Phase == traffic.SwitchingOn { // the program stopped after the record
+		m.Doubt = m.Started.Add(c.late)
+	}
+	if c.now().Before(m.Doubt) {
+		m.Phase = traffic.LateWatch
+		m.Outcome = fmt.Sprintf("sample_freq is %s again; it is watched until %s, because a write without an answer could still arrive.",
+			freqWords(s.sampleFreq()), m.Doubt.UTC().Format(time.TimeOnly+" MST"))
+		c.note(m)
+		c.mu.Lock()
+		c.attempts[m.ID] = attempt{c.now().Add(c.retry()), m.Outcome}
+		c.mu.Unlock()
+		return m, nil
+	}
 	return c.endMeasurement(ctx, m, actor, fmt.Sprintf("Measured: %d samples; sample_freq is %s again.", m.Cost.Samples, freqWords(s.sampleFreq()))), nil
 }
+
+// retry is the pace at which putting back is tried again.
+func (c *Control) retry() time.Duration { return max(c.cfg.Every, min(retryEvery, c.late/12)) }
 
 // stepsBack are the values of sample_freq to write, in order; foreign says that
 // somebody else chose the one that was found.
@@ -381,10 +410,10 @@ func stepsBack(m traffic.Measurement, found string) (steps []string, foreign boo
 		return nil, true
 	}
 	switch {
+	case want == found && (m.Phase == traffic.LateWatch || m.Phase == traffic.Measuring && want != ""):
+		return nil, false
 	case want == "":
 		return []string{"0", ""}, false
-	case want == found && m.Phase == traffic.Measuring:
-		return nil, false
 	}
 	return []string{want}, false
 }
@@ -404,7 +433,7 @@ func (c *Control) putBackLater(ctx context.Context, m traffic.Measurement, err e
 	c.note(m)
 	c.mu.Lock()
 	news := c.attempts[m.ID].said != m.Outcome
-	c.attempts[m.ID] = attempt{c.now().Add(retryEvery), m.Outcome}
+	c.attempts[m.ID] = attempt{c.now().Add(c.retry()), m.Outcome}
 	c.mu.Unlock()
 	if news {
 		c.log.WarnContext(ctx, "put back a consumer's sample_freq", "stream", k.Stream, "consumer", k.Consumer, "measurement", m.ID, "err", err)

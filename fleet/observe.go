@@ -32,6 +32,7 @@ type WorkerReport struct {
 	Processing    *sketch.Sketch // from receipt by the handler to its return
 	ReceiptToAck  *sketch.Sketch // from receipt by the client to the acknowledgement sent
 	CPU           float64        // percent of one core, of the process
+	Cores         int            // that the process may use; 0 is not known
 	Memory        int64          // bytes, resident
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -91,6 +92,7 @@ func (w *Worker) sendReport(now time.Time, interval time.Duration, u *usage) err
 	}
 	spent, memory := u.since()
 	r.MemoryBytes = memory
+	r.Cores = uint32(runtime.GOMAXPROCS(0)) // the limit of a container is in it
 	if interval > 0 {
 		r.CpuPercent = 100 * spent.Seconds() / interval.Seconds()
 	}

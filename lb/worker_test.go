@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -329,7 +330,7 @@ func TestWorkerReports(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r.Split != "orders" || r.Target != "east" || r.Worker != "w-1" || r.Workers != 4 || r.InFlight > 4 || r.Memory <= 0 {
+		if r.Split != "orders" || r.Target != "east" || r.Worker != "w-1" || r.Workers != 4 || r.InFlight > 4 || r.Memory <= 0 || r.Cores != runtime.GOMAXPROCS(0) {
 			t.Errorf("report %+v", r)
 		}
 		if age := time.Since(r.At); age < 0 || age > time.Minute {

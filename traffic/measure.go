@@ -12,6 +12,7 @@ const (
 	SwitchingOn MeasurePhase = "switching on" // recorded; the consumer may or may not have it yet
 	Measuring   MeasurePhase = "measuring"
 	PuttingBack MeasurePhase = "putting back" // to be ended, but the consumer could not be reached yet
+	LateWatch   MeasurePhase = "watched"      // put back; a write of ours without an answer could still arrive
 	MeasureOver MeasurePhase = "ended"
 )
 
@@ -34,6 +35,7 @@ type Measurement struct {
 	Started time.Time       `json:"started"`
 	Ends    time.Time       `json:"ends"`
 	Ended   time.Time       `json:"ended,omitzero"`
+	Doubt   time.Time       `json:"doubt,omitzero"` // until then a write without an answer may still arrive
 	Cost    MeasureCost     `json:"cost"`
 	Outcome string          `json:"outcome"` // one sentence
 }

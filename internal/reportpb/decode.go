@@ -16,10 +16,7 @@ import (
 	"ballast/traffic"
 )
 
-// protoc 3.21.12 is Debian 12's protobuf-compiler; protoc-gen-go is a tool of
-// go.mod.
-//
-//go:generate sh -c "protoc --plugin=protoc-gen-go=$(go tool -n protoc-gen-go) --go_out=. --go_opt=paths=source_relative report.proto"
+//go:generate go run -C generate . .. report.proto
 
 // Version of the contract.
 const Version = 1
@@ -31,6 +28,7 @@ const (
 	MaxWorker   = 64       // bytes of the worker's id
 	MaxInterval = time.Hour
 	maxWorkers  = 1 << 20
+	maxCores    = 1 << 16
 )
 
 const prefix = "ballast.report."
@@ -84,6 +82,8 @@ func decode(subject string, data []byte) (fleet.WorkerReport, error) {
 		return none, fmt.Errorf("%d of %d messages failed", p.Failed, p.Processed)
 	case math.IsNaN(p.CpuPercent) || p.CpuPercent < 0 || p.CpuPercent > 1e6:
 		return none, fmt.Errorf("CPU use of %v %% is out of range", p.CpuPercent)
+	case p.Cores > maxCores:
+		return none, fmt.Errorf("%d cores is out of range", p.Cores)
 	case p.MemoryBytes < 0:
 		return none, fmt.Errorf("memory use of %d bytes is out of range", p.MemoryBytes)
 	}
@@ -92,7 +92,7 @@ func decode(subject string, data []byte) (fleet.WorkerReport, error) {
 		At: at, Interval: interval,
 		Workers: int(p.Workers), InFlight: int(p.InFlight),
 		Processed: p.Processed, Failed: p.Failed,
-		CPU: p.CpuPercent, Memory: p.MemoryBytes,
+		CPU: p.CpuPercent, Cores: int(p.Cores), Memory: p.MemoryBytes,
 	}
 	var err error
 	if r.Processing, err = readSketch(p.Processing, p.Processed); err != nil {

@@ -29,7 +29,7 @@ func sketchOf(tb testing.TB, values ...time.Duration) []byte {
 func report(tb testing.TB) *Report {
 	return &Report{
 		V: 1, Split: "orders", Target: "worker-east-1", Worker: "w-1", AtUnixMs: 1_795_500_000_000, IntervalMs: 5000,
-		Workers: 8, InFlight: 3, Processed: 3, Failed: 1, CpuPercent: 12.5, MemoryBytes: 40 << 20,
+		Workers: 8, InFlight: 3, Processed: 3, Failed: 1, CpuPercent: 12.5, Cores: 6, MemoryBytes: 40 << 20,
 		Processing:   sketchOf(tb, 10*time.Millisecond, 20*time.Millisecond, 30*time.Millisecond),
 		ReceiptToAck: sketchOf(tb, 11*time.Millisecond, 21*time.Millisecond),
 	}
@@ -52,7 +52,7 @@ func TestDecode(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r.Split != "orders" || r.Target != "worker-east-1" || r.Worker != "w-1" || r.Workers != 8 || r.InFlight != 3 ||
-		r.Processed != 3 || r.Failed != 1 || r.CPU != 12.5 || r.Memory != 40<<20 || r.Interval != 5*time.Second {
+		r.Processed != 3 || r.Failed != 1 || r.CPU != 12.5 || r.Cores != 6 || r.Memory != 40<<20 || r.Interval != 5*time.Second {
 		t.Errorf("Decode = %+v", r)
 	}
 	if !r.At.Equal(time.UnixMilli(1_795_500_000_000)) {
@@ -99,6 +99,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"more failed than processed", func(r *Report) { r.Failed = 4 }, "failed"},
 		{"CPU that is no number", func(r *Report) { r.CpuPercent = math.NaN() }, "CPU"},
 		{"endless CPU", func(r *Report) { r.CpuPercent = math.Inf(1) }, "CPU"},
+		{"a million cores", func(r *Report) { r.Cores = 1e6 }, "cores"},
 		{"negative memory", func(r *Report) { r.MemoryBytes = -1 }, "memory"},
 		{"a broken sketch", func(r *Report) { r.Processing = []byte{9, 9} }, "processing times"},
 		{"a large sketch", func(r *Report) { r.ReceiptToAck = make([]byte, MaxSketch+1) }, "limit"},
