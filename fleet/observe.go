@@ -158,3 +158,14 @@ type ConsumerRate struct {
 	Delivered float64 // deliveries, redeliveries included
 	Acked     float64
 }
+
+// StoreUsage is what the store holds and what it takes.
+type StoreUsage struct {
+	Entities int              // in memory: those seen within the last hour or so
+	Series   int              // columns of these
+	Unsealed int              // slots that are full and not yet on disk as such
+	File     int64            // B of metrics.db, free pages included
+	Free     int64            // B in it that are used again
+	Log      int64            // B of its write-ahead log
+	Tables   map[string]int64 // B of each table's pages
+}

@@ -67,7 +67,7 @@ func BenchmarkSeal(b *testing.B) {
 	}
 	values := 0
 	for _, x := range h.blocks {
-		values += len(x.at) * len(x.cols)
+		values += len(x.at) * len(x.base)
 	}
 	var size int64
 	if err := db.metrics.r.QueryRow("SELECT sum(length(d)) FROM raw").Scan(&size); err != nil {

@@ -2,40 +2,126 @@ package store
 
 import (
 	"encoding/binary"
+	"math"
 )
 
 // A sealed slot of one entity is one blob: version, column list, interval, n,
 // the shared time column, the length of each column, the columns.
 const blobVersion = 1
 
-// block is what an entity measured in one slot.
+// block is what an entity measured in one slot, look by look. Memory is what
+// limits the number of entities, so values are kept as differences to the first
+// in 32 bits as long as they fit.
 type block struct {
-	e    *entity
-	at   []int64 // ms, rising
-	cols [][]int64
+	e      *entity
+	start  int64   // ms
+	before int64   // time of the look before the first, ms; 0: not known
+	prior  []int64 // its values
+	at     []int32 // ms since start, rising
+	base   []int64
+	small  []int32 // look by look
+	wide   []int64 // instead of small, once a difference did not fit
 }
 
-func newBlock(e *entity) *block { return &block{e: e, cols: make([][]int64, len(e.cols))} }
+// smallAbsent stands for absent in small.
+const smallAbsent = math.MinInt32
+
+func newBlock(e *entity, start int64, looks int) *block {
+	n := len(e.cols)
+	b := &block{e: e, start: start, at: make([]int32, 0, looks), small: make([]int32, 0, looks*n)}
+	own := make([]int64, 2*n)
+	b.base = own[:n:n]
+	if e.last != nil {
+		b.before, b.prior = e.at, own[n:]
+		copy(b.prior, e.last)
+	}
+	return b
+}
 
 func (b *block) add(at int64, v []int64) {
-	b.at = append(b.at, at)
+	if len(b.at) == 0 {
+		copy(b.base, v)
+	}
+	b.at = append(b.at, int32(at-b.start))
+	if b.wide != nil {
+		b.wide = append(b.wide, v...)
+		return
+	}
+	n := len(b.small)
 	for i, x := range v {
-		b.cols[i] = append(b.cols[i], x)
+		d := int32(smallAbsent)
+		if x != absent {
+			if b.base[i] == absent {
+				b.base[i] = x // all before it are absent
+			}
+			diff := x - b.base[i]
+			d = int32(diff)
+			if int64(d) != diff || (diff < 0) != (x < b.base[i]) || d == smallAbsent {
+				b.small = b.small[:n]
+				b.widen()
+				b.wide = append(b.wide, v...)
+				return
+			}
+		}
+		b.small = append(b.small, d)
 	}
 }
 
-// appendTo seals the block; times are written relative to start.
-func (b *block) appendTo(dst []byte, enc *encoder, layout, interval, start int64) []byte {
+func (b *block) widen() {
+	n := len(b.base)
+	b.wide = make([]int64, 0, max(cap(b.at), len(b.at))*n)
+	for i, d := range b.small {
+		x := int64(absent)
+		if d != smallAbsent {
+			x = b.base[i%n] + int64(d)
+		}
+		b.wide = append(b.wide, x)
+	}
+	b.small = nil
+}
+
+// column appends the values of one column.
+func (b *block) column(dst []int64, col int) []int64 {
+	n := len(b.base)
+	if b.wide != nil {
+		for i := col; i < len(b.wide); i += n {
+			dst = append(dst, b.wide[i])
+		}
+		return dst
+	}
+	base := b.base[col]
+	for i := col; i < len(b.small); i += n {
+		x := int64(absent)
+		if d := b.small[i]; d != smallAbsent {
+			x = base + int64(d)
+		}
+		dst = append(dst, x)
+	}
+	return dst
+}
+
+func (b *block) times(dst []int64) []int64 {
+	for _, t := range b.at {
+		dst = append(dst, b.start+int64(t))
+	}
+	return dst
+}
+
+// appendTo seals the block; times are written relative to the slot's start.
+func (b *block) appendTo(dst []byte, enc *encoder, layout, interval int64) []byte {
 	dst = append(dst, blobVersion)
 	dst = binary.AppendUvarint(dst, uint64(layout))
 	dst = binary.AppendUvarint(dst, uint64(interval))
 	dst = binary.AppendUvarint(dst, uint64(len(b.at)))
-	rel := make([]int64, len(b.at))
-	for i, t := range b.at {
-		rel[i] = t - start
+	enc.values = enc.values[:0]
+	for _, t := range b.at {
+		enc.values = append(enc.values, int64(t))
 	}
-	dst = enc.append(dst, rel)
-	return appendColumns(dst, len(b.cols), func(dst []byte, i int) []byte { return enc.append(dst, b.cols[i]) })
+	dst = enc.append(dst, enc.values)
+	return appendColumns(dst, len(b.base), func(dst []byte, i int) []byte {
+		enc.values = b.column(enc.values[:0], i)
+		return enc.append(dst, enc.values)
+	})
 }
 
 // appendColumns writes the lengths of n columns, then the columns, so that a

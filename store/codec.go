@@ -23,7 +23,10 @@ func unzig(u uint64) int64 { return int64(u>>1) ^ -int64(u&1) }
 func varlen(u uint64) int  { return (bits.Len64(u|1) + 6) / 7 }
 
 // encoder keeps its scratch memory between columns.
-type encoder struct{ rest []uint64 }
+type encoder struct {
+	rest   []uint64
+	values []int64
+}
 
 // append writes v, whose length the reader must know.
 func (e *encoder) append(b []byte, v []int64) []byte {

@@ -78,21 +78,43 @@ func TestBlobRoundTrip(t *testing.T) {
 		l.names[3] = append(l.names[3], c.name)
 	}
 	rnd := rand.New(rand.NewPCG(13, 14))
-	b := newBlock(&entity{cols: cols})
+	b := newBlock(&entity{cols: cols}, 999_000, 120)
+	var at []int64
+	all := make([][]int64, len(cols))
 	for i := range 100 {
 		v := make([]int64, len(cols))
 		for j := range v {
-			v[j] = rnd.Int64N(1000)
+			switch { // each width, and those who change to it late
+			case j == 1:
+				v[j] = 7
+			case j == 2 && i > 50, j == 3:
+				v[j] = int64(rnd.Uint64())
+			case j == 4 && i == 99:
+				v[j] = absent
+			default:
+				v[j] = rnd.Int64N(1000) - 500
+			}
+			all[j] = append(all[j], v[j])
 		}
-		b.add(int64(1_000_000+1000*i), v)
+		at = append(at, int64(1_000_000+1000*i))
+		b.add(at[i], v)
 	}
-	data := b.appendTo(nil, &encoder{}, 3, 1000, 999_000)
+	data := b.appendTo(nil, &encoder{}, 3, 1000)
+	whole, err := decodeBlock(data, l, cols, 999_000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for j := range all {
+		if !slices.Equal(whole.cols[j], all[j]) || !slices.Equal(b.column(nil, j), all[j]) {
+			t.Errorf("column %d is not read as it was written", j)
+		}
+	}
 	want := []column{cols[5], {name: "of the future"}, cols[0]}
 	c, err := decodeBlock(data, l, want, 999_000)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(c.at, b.at) || c.interval != 1000 || c.cols[1] != nil || !slices.Equal(c.cols[0], b.cols[5]) || !slices.Equal(c.cols[2], b.cols[0]) {
+	if !slices.Equal(c.at, at) || c.interval != 1000 || c.cols[1] != nil || !slices.Equal(c.cols[0], all[5]) || !slices.Equal(c.cols[2], all[0]) {
 		t.Error("a block is not read as it was written")
 	}
 	// Cut or bent, it is an error or other figures, never a panic.

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"fmt"
-	"slices"
 
 	"github.com/klauspost/compress/s2"
 
@@ -33,25 +32,32 @@ type entity struct {
 	cols   []column
 	first  int64   // ms, of the first look
 	at     int64   // ms, of the last look; 0: none since the start
-	last   []int64 // the last look
+	last   []int64 // the last look; the memory is the entity's own
 	rate   []float64
 	rateAt int64
+	in     *head // the slot of block
+	block  *block
+	put    uint64 // guarded by DB.put: of its last look
+	chain  uint64 // guarded by DB.put: of the tick rows that have its last look
 }
 
 // head is a raw slot in memory.
 type head struct {
 	start, end int64            // ms
 	lastTick   int64            // id of the last journal row in it
+	looks      int              // about so many of one entity
 	blocks     map[int64]*block // by entity
 }
 
 func (h *head) add(e *entity, at int64, v []int64) {
-	b := h.blocks[e.id]
-	if b == nil {
-		b = newBlock(e)
-		h.blocks[e.id] = b
+	if d := at - h.start; d != int64(int32(d)) {
+		return // a clock that stepped back by weeks
 	}
-	b.add(at, v)
+	if e.in != h {
+		e.in, e.block = h, newBlock(e, h.start, h.looks)
+		h.blocks[e.id] = e.block
+	}
+	e.block.add(at, v)
 }
 
 // slotOf returns the slot of a time, given that everything before sealed is on
@@ -79,7 +85,9 @@ func (db *DB) headFor(at int64) *head {
 	if n := len(db.closing); n > 0 {
 		start = max(start, db.closing[n-1].end)
 	}
-	db.open = &head{start: start, end: max(end, start+unit), blocks: map[int64]*block{}}
+	end = max(end, start+unit)
+	looks := min(int((end-start)/db.intervalMS())+2, 1000)
+	db.open = &head{start: start, end: end, looks: looks, blocks: make(map[int64]*block, len(db.entities))}
 	return db.open
 }
 
@@ -88,48 +96,64 @@ func (db *DB) headFor(at int64) *head {
 // entities, and of each id, at - tick, and the differences of its values.
 const tickVersion = 1
 
-// chain knows the values that the next tick row is a difference to.
-type chain struct{ last map[int64][]int64 }
-
-func newChain() *chain { return &chain{map[int64][]int64{}} }
-
-// encodeTick writes the rows, which stand together by kind.
-func (db *DB) encodeTick(rows []row, ts int64, prev *chain) []byte {
-	b := make([]byte, 0, 16*len(rows))
-	b = append(b, tickVersion, 0)
-	if prev == nil {
+// encodeTick writes the rows that are recorded, which stand together by kind,
+// to tickRow. The caller holds put.
+func (db *DB) encodeTick(set *rowSet) {
+	b := append(db.tickRaw[:0], tickVersion, 0)
+	if !db.chained {
 		b[1] = 1
 	}
-	for len(rows) > 0 {
-		kind := rows[0].e.kind
-		n := slices.IndexFunc(rows, func(r row) bool { return r.e.kind != kind })
-		if n < 0 {
-			n = len(rows)
+	for i := 0; i < len(set.rows); {
+		kind := set.rows[i].ref.kind
+		n, end := 0, i
+		for ; end < len(set.rows) && set.rows[end].ref.kind == kind; end++ {
+			if set.rows[end].e != nil {
+				n++
+			}
+		}
+		rows := set.rows[i:end]
+		i = end
+		if n == 0 {
+			continue
 		}
 		b = binary.AppendUvarint(b, uint64(db.layouts.now[kind]))
 		b = binary.AppendUvarint(b, uint64(n))
-		for _, r := range rows[:n] {
-			b = binary.AppendUvarint(b, uint64(r.e.id))
-			b = binary.AppendUvarint(b, zig(r.at-ts))
-			var last []int64
-			if prev != nil {
-				last = prev.last[r.e.id]
+		for j := range rows {
+			r := &rows[j]
+			e := r.e
+			if e == nil {
+				continue
 			}
-			for i, x := range r.v {
-				if last != nil {
-					x -= last[i]
+			b = binary.AppendUvarint(b, uint64(e.id))
+			b = binary.AppendUvarint(b, zig(r.at-set.taken))
+			v := set.values(r)
+			if e.chain == db.chainID {
+				for k, x := range v {
+					b = appendVarint(b, zig(x-e.last[k]))
 				}
-				b = binary.AppendUvarint(b, zig(x))
+				continue
+			}
+			e.chain = db.chainID
+			for _, x := range v {
+				b = appendVarint(b, zig(x))
 			}
 		}
-		rows = rows[n:]
 	}
-	return s2.Encode(nil, b)
+	db.tickRaw = b
+	db.tickRow = s2.Encode(db.tickRow[:cap(db.tickRow)], b)
 }
 
-// decodeTick calls f with each look of a tick row; prev carries the values from
-// row to row.
-func (db *DB) decodeTick(data []byte, ts int64, prev *chain, f func(layout, id, at int64, v []int64) error) error {
+// appendVarint is binary.AppendUvarint with the short cut for small numbers.
+func appendVarint(b []byte, u uint64) []byte {
+	if u < 0x80 {
+		return append(b, byte(u))
+	}
+	return binary.AppendUvarint(b, u)
+}
+
+// decodeTick calls f with each look of a tick row; carried holds the values from
+// row to row, by entity.
+func (db *DB) decodeTick(data []byte, ts int64, carried map[int64][]int64, f func(layout, id, at int64, v []int64) error) error {
 	raw, err := s2.Decode(nil, data)
 	if err != nil {
 		return err
@@ -139,7 +163,7 @@ func (db *DB) decodeTick(data []byte, ts int64, prev *chain, f func(layout, id, 
 		return errCorrupt
 	}
 	if d.byte() == 1 {
-		clear(prev.last)
+		clear(carried)
 	}
 	for len(d.b) > 0 {
 		layout := int64(d.uvarint())
@@ -150,10 +174,10 @@ func (db *DB) decodeTick(data []byte, ts int64, prev *chain, f func(layout, id, 
 		for n := d.count(); n > 0; n-- {
 			id := int64(d.uvarint())
 			at := ts + d.varint()
-			last := prev.last[id]
+			last := carried[id]
 			if len(last) != len(names) {
 				last = make([]int64, len(names))
-				prev.last[id] = last
+				carried[id] = last
 			}
 			for i := range last {
 				last[i] += d.varint()
@@ -197,11 +221,11 @@ func (db *DB) recoverTicks(ctx context.Context) error {
 		return fmt.Errorf("read the open slot: %w", err)
 	}
 	rows.Close()
-	prev := newChain()
+	carried := map[int64][]int64{}
 	for _, t := range ticks {
 		h := db.headFor(t.ts)
 		h.lastTick = t.id
-		err := db.decodeTick(t.data, t.ts, prev, func(layout, id, at int64, v []int64) error {
+		err := db.decodeTick(t.data, t.ts, carried, func(layout, id, at int64, v []int64) error {
 			e := byID[id]
 			if e == nil {
 				if e, err = loadEntity(ctx, db.metrics.w, id); err != nil {

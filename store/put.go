@@ -26,11 +26,13 @@ func (db *DB) PutSnapshot(ctx context.Context, s fleet.Snapshot) error {
 	// A transaction that has begun is finished: interrupting it would cost the
 	// connection, and commits are short.
 	ctx = context.WithoutCancel(ctx)
-	set := rowsOf(&s)
 
 	db.put.Lock()
 	defer db.put.Unlock()
-	set.rows = db.workerRows(set)
+	set := &db.set
+	set.fill(&s)
+	db.workerRows(set)
+	set.leave()
 	fresh := db.match(ctx, set)
 	added := map[entityRef]*entity{}
 	err := inTx(ctx, db.metrics.w, func(tx *sql.Tx) error {
@@ -43,7 +45,7 @@ func (db *DB) PutSnapshot(ctx context.Context, s fleet.Snapshot) error {
 			if err != nil {
 				return err
 			}
-			added[r.ref], r.e = e, e
+			added[r.ref], r.e, r.known = e, e, e
 		}
 		return db.insertTick(ctx, tx, set)
 	})
@@ -58,18 +60,24 @@ func (db *DB) PutSnapshot(ctx context.Context, s fleet.Snapshot) error {
 		h = db.headFor(set.taken)
 		h.lastTick = set.tick
 	} else {
-		db.chain = nil // the row that would have been is not there to build on
+		db.chained = false // the row that would have been is not there to build on
 	}
-	for _, r := range set.rows {
-		if r.e == nil || err != nil && added[r.ref] != nil {
+	for i := range set.rows {
+		r := &set.rows[i]
+		if err != nil && added[r.ref] != nil {
+			r.known = nil // it was not added after all
 			continue
 		}
-		if h != nil {
-			h.add(r.e, r.at, r.v)
+		if r.e == nil {
+			continue
 		}
-		db.look(r.e, r.at, r.v)
+		v := set.values(r)
+		if h != nil {
+			h.add(r.e, r.at, v)
+		}
+		db.look(r.e, r.at, v)
 	}
-	db.rates.Store(db.ratesOf(&s, set))
+	db.rates.Store(db.presentOf(&s, set))
 	if err != nil {
 		err = db.refused(fmt.Errorf("record snapshot: %w", err))
 	} else {
@@ -86,7 +94,7 @@ func (db *DB) match(ctx context.Context, set *rowSet) (fresh []int) {
 	db.mu.RLock()
 	defer db.mu.RUnlock()
 	if db.open == nil || set.taken >= db.open.end {
-		db.chain = nil // a slot's first row stands alone, so that what is gone is not carried on
+		db.chained = false // a slot's first row stands alone, so that what is gone is not carried on
 	}
 	if back := set.taken < db.taken; back != db.back {
 		if db.back = back; back {
@@ -100,7 +108,10 @@ func (db *DB) match(ctx context.Context, set *rowSet) (fresh []int) {
 		if r.skip {
 			continue
 		}
-		r.e = db.entities[r.ref]
+		if r.known == nil {
+			r.known = db.entities[r.ref]
+		}
+		r.e = r.known
 		switch {
 		case r.e == nil && len(db.entities)+len(fresh) >= maxEntities:
 			refused++
@@ -122,34 +133,30 @@ func (db *DB) match(ctx context.Context, set *rowSet) (fresh []int) {
 func (db *DB) insertTick(ctx context.Context, tx *sql.Tx, set *rowSet) error {
 	// A look is measured at its own time; one from before its slot would be
 	// found by nobody.
-	seen := make(map[int64]bool, len(set.rows))
-	var rows []row
+	db.putID++
 	for i := range set.rows {
 		r := &set.rows[i]
 		if r.e == nil {
 			continue
 		}
-		if seen[r.e.id] || set.taken-r.at > unit {
+		if r.e.put == db.putID || set.taken-r.at > unit {
 			r.e = nil
 			continue
 		}
-		seen[r.e.id] = true
-		rows = append(rows, *r)
+		r.e.put = db.putID
 	}
-	data := db.encodeTick(rows, set.taken, db.chain)
-	res, err := tx.ExecContext(ctx, "INSERT INTO tick(ts, d) VALUES (?, ?)", set.taken, data)
+	if !db.chained {
+		db.chainID++
+	}
+	db.encodeTick(set)
+	res, err := tx.ExecContext(ctx, "INSERT INTO tick(ts, d) VALUES (?, ?)", set.taken, db.tickRow)
 	if err != nil {
 		return err
 	}
 	if set.tick, err = res.LastInsertId(); err != nil {
 		return err
 	}
-	if db.chain == nil {
-		db.chain = newChain()
-	}
-	for _, r := range rows {
-		db.chain.last[r.e.id] = r.v
-	}
+	db.chained = true
 	return nil
 }
 

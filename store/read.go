@@ -120,11 +120,12 @@ func (db *DB) chunks(ctx context.Context, id int64, cols []column, from, to int6
 }
 
 func (db *DB) copyBlock(b *block, cols []column) chunk {
-	c := chunk{at: append([]int64(nil), b.at...), cols: make([][]int64, len(cols)), interval: db.intervalMS()}
+	n := len(b.at)
+	c := chunk{at: b.times(make([]int64, 0, n)), cols: make([][]int64, len(cols)), interval: db.intervalMS()}
 	for i, want := range cols {
 		for j, have := range b.e.cols {
 			if have.name == want.name {
-				c.cols[i] = append([]int64(nil), b.cols[j]...)
+				c.cols[i] = b.column(make([]int64, 0, n), j)
 			}
 		}
 	}

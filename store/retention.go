@@ -157,6 +157,7 @@ func (db *DB) forget(now int64) {
 			continue
 		}
 		delete(db.entities, ref)
+		db.set = rowSet{} // it must not find what is forgotten
 	}
 	for name, e := range db.newest {
 		if db.entities[e.entityRef] != e {

@@ -3,6 +3,7 @@ package store
 import (
 	"hash/fnv"
 	"math"
+	"sync"
 	"time"
 
 	"ballast/fleet"
@@ -10,15 +11,19 @@ import (
 
 // row is one look at one entity.
 type row struct {
-	ref  entityRef
-	at   int64
-	v    []int64
-	skip bool    // it has no figures
-	e    *entity // nil: not recorded, because nothing new was measured
+	ref   entityRef
+	at    int64
+	first int32 // of its values in the arena
+	n     int32
+	skip  bool    // it has no figures
+	known *entity // nil: not in memory
+	e     *entity // nil: not recorded, because nothing new was measured
 }
 
 // rowSet is a snapshot as rows, one for each element of its slices and in
-// their order, so that the rates find theirs.
+// their order, so that the rates find theirs. It is used again for the next
+// snapshot: mostly the same things stand in the same places, and are found
+// there without their names being put together.
 type rowSet struct {
 	rows  []row
 	taken int64
@@ -28,20 +33,70 @@ type rowSet struct {
 	routes, gateways, leafs, accounts, streams, consumers int // index of the first of each
 }
 
+func (s *rowSet) values(r *row) []int64 { return s.arena[r.first : r.first+r.n] }
+
 func count(v uint64) int64 { return int64(min(v, math.MaxInt64)) }
 
-func (s *rowSet) add(kind fleet.Kind, name string, epoch int64, at time.Time, v ...int64) {
-	if len(s.arena)+len(v) > cap(s.arena) {
-		s.arena = make([]int64, 0, max(4096, len(v)))
+// key is the name of an entity before its parts are put together.
+type key struct {
+	n       int
+	a, b, c string
+}
+
+func key1(a string) key       { return key{1, a, "", ""} }
+func key2(a, b string) key    { return key{2, a, b, ""} }
+func key3(a, b, c string) key { return key{3, a, b, c} }
+
+func (k key) String() string {
+	switch k.n {
+	case 1:
+		return k.a
+	case 2:
+		return k.a + "/" + k.b
 	}
-	n := len(s.arena)
-	s.arena = append(s.arena, v...)
+	return k.a + "/" + k.b + "/" + k.c
+}
+
+// is reports whether the name is the key's.
+func (k key) is(name string) bool {
+	switch k.n {
+	case 1:
+		return name == k.a
+	case 2:
+		n := len(k.a)
+		return len(name) == n+1+len(k.b) && name[n] == '/' && name[:n] == k.a && name[n+1:] == k.b
+	}
+	n, m := len(k.a), len(k.a)+1+len(k.b)
+	return len(name) == m+1+len(k.c) && name[n] == '/' && name[m] == '/' &&
+		name[:n] == k.a && name[n+1:m] == k.b && name[m+1:] == k.c
+}
+
+// add appends a row. A place of the set before is taken over when the same
+// thing stands there.
+func (s *rowSet) add(kind fleet.Kind, name key, epoch int64, at time.Time, v ...int64) {
 	ts := s.taken
 	if !at.IsZero() {
 		ts = min(ms(at), s.taken) // nothing was measured after the round ended
 	}
-	s.rows = append(s.rows, row{ref: entityRef{kind, name, epoch}, at: ts, v: s.arena[n:len(s.arena):len(s.arena)]})
+	if n := len(s.rows); n < cap(s.rows) {
+		s.rows = s.rows[:n+1]
+	} else {
+		s.rows = append(s.rows, row{})
+	}
+	r := &s.rows[len(s.rows)-1]
+	if k := r.known; k == nil || k.epoch != epoch || k.kind != kind || !name.is(k.name) {
+		r.known = nil
+		r.ref = entityRef{kind, name.String(), epoch}
+	} else {
+		r.ref = k.entityRef
+	}
+	r.at, r.skip, r.e = ts, false, nil
+	r.first, r.n = int32(len(s.arena)), int32(len(v))
+	s.arena = append(s.arena, v...)
 }
+
+// leave forgets the entities of places that are not used any more.
+func (s *rowSet) leave() { clear(s.rows[len(s.rows):cap(s.rows)]) }
 
 // epochOf is the birth of a thing; an unknown one is 0.
 func epochOf(t time.Time) int64 {
@@ -51,10 +106,10 @@ func epochOf(t time.Time) int64 {
 	return ms(t)
 }
 
-// rowsOf lists what is recorded of a snapshot, in the order of columnsOf.
-func rowsOf(s *fleet.Snapshot) *rowSet {
-	set := &rowSet{taken: ms(s.TakenAt)}
-	set.rows = make([]row, 0, 1+len(s.Servers)+len(s.Routes)+len(s.Gateways)+len(s.Leafs)+len(s.Accounts)+len(s.Streams)+len(s.Consumers))
+// fill lists what is recorded of a snapshot, in the order of columnsOf.
+func (set *rowSet) fill(s *fleet.Snapshot) {
+	set.taken, set.tick = ms(s.TakenAt), 0
+	set.rows, set.arena = set.rows[:0], set.arena[:0]
 	names := make(map[string]string, len(s.Servers))
 	answered := fnv.New64a()
 	answers := int64(0)
@@ -69,7 +124,7 @@ func rowsOf(s *fleet.Snapshot) *rowSet {
 			answers++
 			answered.Write([]byte(x.ID))
 		}
-		set.add(fleet.KindServer, x.Name, epochOf(x.Start), x.At,
+		set.add(fleet.KindServer, key1(x.Name), epochOf(x.Start), x.At,
 			count(x.InMsgs), count(x.OutMsgs), count(x.InBytes), count(x.OutBytes),
 			int64(math.Round(x.CPU*100)), x.Mem, int64(x.Conns), int64(x.Subs),
 			count(x.SlowConsumers), mem, disk, micros(x.RTT))
@@ -87,21 +142,21 @@ func rowsOf(s *fleet.Snapshot) *rowSet {
 		if to == "" {
 			to = name(x.To)
 		}
-		key := name(x.From) + "/" + to
+		k := key2(name(x.From), to)
 		if x.Account != "" {
-			key += "/" + x.Account
+			k = key3(k.a, k.b, x.Account)
 		}
-		set.add(fleet.KindRoute, key, 0, x.At, count(x.InMsgs), count(x.OutMsgs), count(x.InBytes), count(x.OutBytes),
+		set.add(fleet.KindRoute, k, 0, x.At, count(x.InMsgs), count(x.OutMsgs), count(x.InBytes), count(x.OutBytes),
 			micros(x.RTT), x.Pending, int64(x.Conns))
 	}
 	set.gateways = len(set.rows)
 	for _, x := range s.Gateways {
-		set.add(fleet.KindGateway, name(x.From)+"/"+x.ToCluster, 0, x.At,
+		set.add(fleet.KindGateway, key2(name(x.From), x.ToCluster), 0, x.At,
 			count(x.InMsgs), count(x.OutMsgs), count(x.InBytes), count(x.OutBytes), micros(x.RTT))
 	}
 	set.leafs = len(set.rows)
 	for _, x := range s.Leafs {
-		set.add(fleet.KindLeaf, name(x.Server)+"/"+x.Name+"/"+x.Account, 0, x.At,
+		set.add(fleet.KindLeaf, key3(name(x.Server), x.Name, x.Account), 0, x.At,
 			count(x.InMsgs), count(x.OutMsgs), count(x.InBytes), count(x.OutBytes), micros(x.RTT))
 	}
 	// An account's counters are sums over the servers that answered: with other
@@ -109,22 +164,21 @@ func rowsOf(s *fleet.Snapshot) *rowSet {
 	sum := int64(answered.Sum64() >> 1)
 	set.accounts = len(set.rows)
 	for _, x := range s.Accounts {
-		set.add(fleet.KindAccount, x.Name, sum, x.At, count(x.InMsgs), count(x.OutMsgs), count(x.InBytes), count(x.OutBytes),
+		set.add(fleet.KindAccount, key1(x.Name), sum, x.At, count(x.InMsgs), count(x.OutMsgs), count(x.InBytes), count(x.OutBytes),
 			int64(x.Conns), int64(x.Subs), count(x.Slow))
 	}
 	set.streams = len(set.rows)
 	for _, x := range s.Streams {
-		set.add(fleet.KindStream, x.Entity().Key, epochOf(x.Created), x.At, count(x.Messages), count(x.Bytes), count(x.LastSeq))
+		set.add(fleet.KindStream, key2(x.Account, x.StreamKey.Stream), epochOf(x.Created), x.At, count(x.Messages), count(x.Bytes), count(x.LastSeq))
 	}
 	set.consumers = len(set.rows)
 	for _, x := range s.Consumers {
-		set.add(fleet.KindConsumer, x.Entity().Key, epochOf(x.Created), x.At,
+		set.add(fleet.KindConsumer, key3(x.Account, x.Stream, x.ConsumerKey.Consumer), epochOf(x.Created), x.At,
 			count(x.Delivered+x.Pending), count(x.Delivered), count(x.Delivered)-int64(x.AckPending), count(x.AckFloor),
 			count(x.Pending), int64(x.AckPending), int64(x.Redelivered), int64(x.Waiting))
 	}
-	set.add(fleet.WatchEntity.Kind, fleet.WatchEntity.Key, 0, s.TakenAt,
+	set.add(fleet.WatchEntity.Kind, key1(fleet.WatchEntity.Key), 0, s.TakenAt,
 		int64(s.Cost.Requests), s.Cost.Bytes, micros(s.Cost.Took), answers, int64(len(s.Problems)))
-	return set
 }
 
 func micros(d time.Duration) int64 { return d.Microseconds() }
@@ -159,12 +213,55 @@ func (db *DB) look(e *entity, at int64, v []int64) {
 		}
 		e.rateAt = at
 	}
-	e.at, e.last = at, v
+	e.at, e.last = at, append(e.last[:0], v...)
 }
 
-// ratesOf collects the rates of a snapshot's rows. A rate older than two and a
-// half rounds is left out: it is not the present one.
-func (db *DB) ratesOf(s *fleet.Snapshot, set *rowSet) *fleet.Rates {
+// present is the rates of a snapshot's rows; the maps are made of it when
+// somebody asks.
+type present struct {
+	once  sync.Once
+	rates *fleet.Rates
+
+	s    *fleet.Snapshot
+	rows []rowRate
+
+	routes, gateways, leafs, accounts, streams, consumers int
+}
+
+// rowRate is the first rates of one row.
+type rowRate struct {
+	ok bool
+	v  [4]float64
+}
+
+// presentOf takes the rates. One older than two and a half rounds is left out:
+// it is not the present one. The caller holds mu.
+func (db *DB) presentOf(s *fleet.Snapshot, set *rowSet) *present {
+	p := &present{s: s, routes: set.routes, gateways: set.gateways, leafs: set.leafs,
+		accounts: set.accounts, streams: set.streams, consumers: set.consumers}
+	n := set.consumers + len(s.Consumers)
+	p.rows = make([]rowRate, n)
+	gap := gapAfter(db.intervalMS())
+	for i := range set.rows[:n] {
+		if e := set.rows[i].known; e != nil && e.rate != nil && set.taken-e.rateAt <= gap {
+			p.rows[i].ok = true
+			copy(p.rows[i].v[:], e.rate)
+		}
+	}
+	return p
+}
+
+// get makes the maps, once.
+func (p *present) get() *fleet.Rates {
+	p.once.Do(func() {
+		p.rates = p.collect()
+		p.s, p.rows = nil, nil
+	})
+	return p.rates
+}
+
+func (p *present) collect() *fleet.Rates {
+	s := p.s
 	r := &fleet.Rates{
 		At:        s.TakenAt,
 		Servers:   make(map[string]fleet.LinkRate, len(s.Servers)),
@@ -174,19 +271,9 @@ func (db *DB) ratesOf(s *fleet.Snapshot, set *rowSet) *fleet.Rates {
 		Streams:   make(map[fleet.StreamKey]fleet.LinkRate, len(s.Streams)),
 		Consumers: make(map[fleet.ConsumerKey]fleet.ConsumerRate, len(s.Consumers)),
 	}
-	rate := func(i int) []float64 {
-		e := db.entities[set.rows[i].ref]
-		if e == nil || e.rate == nil || set.taken-e.rateAt > gapAfter(db.intervalMS()) {
-			return nil
-		}
-		return e.rate
-	}
 	link := func(i int) (fleet.LinkRate, bool) {
-		v := rate(i)
-		if v == nil {
-			return fleet.LinkRate{}, false
-		}
-		return fleet.LinkRate{InMsgs: v[inMsgs], OutMsgs: v[outMsgs], InBytes: v[inBytes], OutBytes: v[outBytes]}, true
+		v := p.rows[i].v
+		return fleet.LinkRate{InMsgs: v[inMsgs], OutMsgs: v[outMsgs], InBytes: v[inBytes], OutBytes: v[outBytes]}, p.rows[i].ok
 	}
 	add := func(to map[[2]string]fleet.LinkRate, key [2]string, i int) {
 		if l, ok := link(i); ok {
@@ -201,22 +288,22 @@ func (db *DB) ratesOf(s *fleet.Snapshot, set *rowSet) *fleet.Rates {
 		}
 	}
 	for i, x := range s.Routes {
-		add(r.Routes, [2]string{x.From, x.To}, set.routes+i)
+		add(r.Routes, [2]string{x.From, x.To}, p.routes+i)
 	}
 	for i, x := range s.Gateways {
-		add(r.Gateways, [2]string{x.From, x.ToCluster}, set.gateways+i)
+		add(r.Gateways, [2]string{x.From, x.ToCluster}, p.gateways+i)
 	}
 	for i, x := range s.Leafs {
-		add(r.Leafs, [2]string{x.Server, x.Name}, set.leafs+i)
+		add(r.Leafs, [2]string{x.Server, x.Name}, p.leafs+i)
 	}
 	for i, x := range s.Streams {
-		if v := rate(set.streams + i); v != nil {
-			r.Streams[x.StreamKey] = fleet.LinkRate{InMsgs: v[lastSeq]}
+		if row := p.rows[p.streams+i]; row.ok {
+			r.Streams[x.StreamKey] = fleet.LinkRate{InMsgs: row.v[lastSeq]}
 		}
 	}
 	for i, x := range s.Consumers {
-		if v := rate(set.consumers + i); v != nil {
-			r.Consumers[x.ConsumerKey] = fleet.ConsumerRate{Arrived: v[arrived], Delivered: v[delivered], Acked: v[acked]}
+		if row := p.rows[p.consumers+i]; row.ok {
+			r.Consumers[x.ConsumerKey] = fleet.ConsumerRate{Arrived: row.v[arrived], Delivered: row.v[delivered], Acked: row.v[acked]}
 		}
 	}
 	return r

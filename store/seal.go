@@ -112,7 +112,7 @@ func (db *DB) seal(ctx context.Context, h *head) error {
 	for i, b := range blocks {
 		rows[i] = blobRow{
 			k: h.start/unit<<entityBits | b.e.id,
-			d: b.appendTo(nil, &enc, db.layouts.now[b.e.kind], db.intervalMS(), h.start),
+			d: b.appendTo(nil, &enc, db.layouts.now[b.e.kind], db.intervalMS()),
 		}
 	}
 	err := db.writeBlobs(ctx, "raw", rows, func(ctx context.Context, tx *sql.Tx) error {

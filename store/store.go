@@ -101,15 +101,20 @@ type DB struct {
 	journal Journal
 
 	latest atomic.Pointer[fleet.Snapshot]
-	rates  atomic.Pointer[fleet.Rates]
+	rates  atomic.Pointer[present]
 
 	// put serialises the writers of looks, ACK windows and reports. It is taken
 	// before mu.
-	put   sync.Mutex
-	chain *chain // guarded by put, as all to the next blank: what the next tick row is a difference to
-	taken int64  // of the newest look, ms
-	back  bool   // the clock is behind it
-	full  bool   // there are more entities than are recorded
+	put     sync.Mutex
+	set     rowSet // guarded by put, as all to the next blank
+	putID   uint64
+	chainID uint64 // of the tick rows that build on each other
+	chained bool   // the next tick row is a difference to the one before
+	tickRaw []byte // memory that is used again
+	tickRow []byte
+	taken   int64 // of the newest look, ms
+	back    bool  // the clock is behind it
+	full    bool  // there are more entities than are recorded
 
 	// sealing serialises the jobs that write blobs. It is taken before put.
 	sealing sync.Mutex
@@ -151,7 +156,7 @@ func Open(ctx context.Context, dir string, o Options) (*DB, error) {
 		health:   health{},
 	}
 	db.latest.Store(&fleet.Snapshot{})
-	db.rates.Store(&fleet.Rates{})
+	db.rates.Store(&present{s: &fleet.Snapshot{}})
 	ready := false
 	defer func() {
 		if !ready {
@@ -233,7 +238,7 @@ func (db *DB) Close() error {
 func (db *DB) Latest() *fleet.Snapshot { return db.latest.Load() }
 
 // Rates are the present rates, shared and never changed.
-func (db *DB) Rates() *fleet.Rates { return db.rates.Load() }
+func (db *DB) Rates() *fleet.Rates { return db.rates.Load().get() }
 
 func ms(t time.Time) int64          { return t.UnixMilli() }
 func fromMS(v int64) time.Time      { return time.UnixMilli(v).UTC() }

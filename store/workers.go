@@ -170,7 +170,7 @@ func (db *DB) crewAt(k targetKey, at int64) crew {
 }
 
 // workerRows adds a row for each target that has workers.
-func (db *DB) workerRows(set *rowSet) []row {
+func (db *DB) workerRows(set *rowSet) {
 	db.mu.RLock()
 	defer db.mu.RUnlock()
 	now := ms(db.o.Now())
@@ -184,9 +184,8 @@ func (db *DB) workerRows(set *rowSet) []row {
 			mean = micros(c.mean())
 		}
 		t := db.workers.totals[k]
-		set.add(fleet.KindWorker, fleet.WorkerEntity(k.split, k.target).Key, db.workers.epoch, time.Time{},
+		set.add(fleet.KindWorker, key2(k.split, k.target), db.workers.epoch, time.Time{},
 			count(t[0]), count(t[1]), int64(c.workers), int64(c.processes), int64(c.inFlight),
 			int64(math.Round(c.cpu/float64(c.processes)*100)), c.memory, mean)
 	}
-	return set.rows
 }
