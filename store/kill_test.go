@@ -66,13 +66,14 @@ func writeUntilKilled(dir, from string) error {
 }
 
 // Killed at any moment, the files are sound and nothing acknowledged is lost.
+// BALLAST_STORE_KILLS kills more often.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	rnd := rand.New(rand.NewPCG(19, 20))
 	start := newClock().now()
 	acked, entries := -1, 0
-	for kill := range 20 {
+	for kill := range campaign(t, "BALLAST_STORE_KILLS", 20) {
 		cmd := exec.CommandContext(t.Context(), os.Args[0])
 		cmd.Env = append(os.Environ(), childEnv+"="+dir, fmt.Sprint("BALLAST_STORE_FROM=", acked+2))
 		cmd.Stderr = os.Stderr
