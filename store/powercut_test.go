@@ -65,11 +65,10 @@ func (r *recorder) knows(path string) string {
 // shim is SQLite's own file layer with some calls overheard.
 var shim struct {
 	mu       sync.Mutex
-	vfs      lib.Tsqlite3_vfs
 	original *lib.Tsqlite3_vfs
 	recorder *recorder
 	files    map[uintptr]shimFile
-	methods  map[uintptr]*lib.Tsqlite3_io_methods // by the methods that they wrap
+	methods  map[uintptr]uintptr // by the methods that they wrap
 }
 
 type shimFile struct {
@@ -80,6 +79,13 @@ type shimFile struct {
 
 // at turns an address outside Go's heap into a pointer.
 func at[T any](addr uintptr) *T { return *(**T)(unsafe.Pointer(&addr)) }
+
+// outside copies v to memory that is not Go's and returns its address.
+func outside[T any](tls *libc.TLS, v T) uintptr {
+	addr := libc.Xmalloc(tls, libc.Tsize_t(unsafe.Sizeof(v)))
+	*at[T](addr) = v
+	return addr
+}
 
 // address of a Go function, as translated C calls it.
 func address(f any) uintptr { return (*[2]uintptr)(unsafe.Pointer(&f))[1] }
@@ -97,12 +103,12 @@ func call[F any](addr uintptr) F { return *(*F)(unsafe.Pointer(&struct{ uintptr 
 var installShim = sync.OnceFunc(func() {
 	tls := libc.NewTLS()
 	shim.original = at[lib.Tsqlite3_vfs](lib.Xsqlite3_vfs_find(tls, 0))
-	shim.vfs = *shim.original
-	shim.vfs.FpNext = 0
-	shim.vfs.FxOpen, shim.vfs.FxDelete = address(shimOpen), address(shimDelete)
+	ours := *shim.original
+	ours.FpNext = 0
+	ours.FxOpen, ours.FxDelete = address(shimOpen), address(shimDelete)
 	shim.files = map[uintptr]shimFile{}
-	shim.methods = map[uintptr]*lib.Tsqlite3_io_methods{}
-	lib.Xsqlite3_vfs_register(tls, uintptr(unsafe.Pointer(&shim.vfs)), 1)
+	shim.methods = map[uintptr]uintptr{}
+	lib.Xsqlite3_vfs_register(tls, outside(tls, ours), 1)
 })
 
 // record notes what is done to the files that are opened in dir until the
@@ -134,14 +140,14 @@ func shimOpen(tls *libc.TLS, vfs, name, file uintptr, flags int32, out uintptr) 
 	}
 	methods := at[uintptr](file) // the first field of a file
 	wrapped := shim.methods[*methods]
-	if wrapped == nil {
+	if wrapped == 0 {
 		m := *at[lib.Tsqlite3_io_methods](*methods)
 		m.FxWrite, m.FxTruncate, m.FxSync = address(shimWrite), address(shimTruncate), address(shimSync)
-		wrapped = &m
+		wrapped = outside(tls, m)
 		shim.methods[*methods] = wrapped
 	}
 	shim.files[file] = shimFile{shim.recorder, base, at[lib.Tsqlite3_io_methods](*methods)}
-	*methods = uintptr(unsafe.Pointer(wrapped))
+	*methods = wrapped
 	return rc
 }
 
