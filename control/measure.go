@@ -511,8 +511,7 @@ func (c *Control) costed(ctx context.Context, m traffic.Measurement) traffic.Mea
 	if now.After(m.Ends) {
 		now = m.Ends
 	}
-	span := now.Sub(m.Started).Seconds()
-	if span <= 0 {
+	if !now.After(m.Started) {
 		return m
 	}
 	k := keyOf(m.Consumer)
@@ -520,6 +519,14 @@ func (c *Control) costed(ctx context.Context, m traffic.Measurement) traffic.Mea
 	if err != nil {
 		c.log.WarnContext(ctx, "count the samples of a measurement", "stream", k.Stream, "consumer", k.Consumer, "err", err)
 		return m
+	}
+	from := o.From // of a look, so it may be before the sampling began
+	if from.Before(m.Started) {
+		from = m.Started
+	}
+	span := o.To.Sub(from).Seconds()
+	if span <= 0 {
+		return m // there was no look since it began
 	}
 	m.Cost.Samples = o.Samples
 	m.Cost.SamplesPerSec = float64(o.Samples) / span

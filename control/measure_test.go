@@ -41,10 +41,16 @@ func ordersStream(tb testing.TB, nc *nats.Conn, replicas int) jetstream.Stream {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s, err := js.CreateStream(context.Background(), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, Replicas: replicas})
-	if err != nil {
-		tb.Fatal(err)
-	}
+	var s jetstream.Stream
+	// A meta leader that was just elected may not have heard of every peer yet.
+	wait.For(tb, soon, "the stream to be created", func() bool {
+		s, err = js.CreateStream(context.Background(), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, Replicas: replicas})
+		var api *jetstream.APIError
+		if err != nil && (!errors.As(err, &api) || api.ErrorCode != codeNoPeers) {
+			tb.Fatal(err)
+		}
+		return err == nil
+	})
 	return s
 }
 
@@ -283,7 +289,11 @@ func TestMeasureEndsByItself(t *testing.T) {
 	var clock atomic.Int64
 	now := func() time.Time { return time.Unix(1_800_000_000, clock.Load()) }
 	see := script(func(s traffic.Split, r fleet.Range) ([]traffic.Observation, error) {
-		return []traffic.Observation{{Target: s.Targets[0].Name, From: r.From, To: r.To, Arrived: 6000, Acked: 6000, Samples: 1500}}, nil
+		from := r.From
+		if r.Span() < time.Minute {
+			from = from.Add(-5 * time.Second) // the last look before the sampling began
+		}
+		return []traffic.Observation{{Target: s.Targets[0].Name, From: from, To: r.To, Arrived: 6000, Acked: 6000, Samples: 1500}}, nil
 	})
 	ledger := &memLedger{}
 	c, _ := console(t, Config{Conn: nc, Now: now, Observer: see, Ledger: ledger})
