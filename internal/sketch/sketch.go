@@ -345,3 +345,147 @@ func (v *varints) next() uint64 {
 	v.b = v.b[n:]
 	return u
 }
+
+// head is what stands before the buckets in the binary form.
+type head struct{ count, sum, min, max uint64 }
+
+// cursor walks through the buckets of a binary form.
+type cursor struct {
+	data  []byte
+	index int
+	count uint64
+	bad   bool
+}
+
+func (c *cursor) uvarint() uint64 {
+	if len(c.data) > 0 && c.data[0] < 0x80 {
+		v := uint64(c.data[0])
+		c.data = c.data[1:]
+		return v
+	}
+	v, n := binary.Uvarint(c.data)
+	if n <= 0 {
+		c.bad = true
+		c.data = nil
+		return 0
+	}
+	c.data = c.data[n:]
+	return v
+}
+
+// next moves to the next bucket; false at the end, and where the data is bad.
+func (c *cursor) next() bool {
+	if len(c.data) == 0 {
+		return false
+	}
+	gap := c.uvarint()
+	c.count = c.uvarint()
+	if c.bad || gap == 0 || gap > maxIndex+1 || c.count == 0 {
+		c.bad = true
+		return false
+	}
+	if c.index += int(gap); c.index > maxIndex {
+		c.bad = true
+		return false
+	}
+	return true
+}
+
+// open reads what stands before the buckets.
+func open(data []byte) (h head, c cursor, err error) {
+	if len(data) == 0 || data[0] != version {
+		return h, c, errCorrupt
+	}
+	c = cursor{data: data[1:], index: -1}
+	if h.count = c.uvarint(); h.count == 0 {
+		if c.bad || len(c.data) > 0 {
+			err = errCorrupt
+		}
+		return h, c, err
+	}
+	h.sum, h.min = c.uvarint(), c.uvarint()
+	span := c.uvarint()
+	if h.max = h.min + span; c.bad || h.max < h.min || h.max > 1<<63-1 {
+		return h, c, errCorrupt
+	}
+	return h, c, nil
+}
+
+func (h *head) merge(o head) {
+	switch {
+	case o.count == 0:
+		return
+	case h.count == 0:
+		*h = o
+		return
+	}
+	h.count += o.count
+	h.sum += o.sum
+	h.min, h.max = min(h.min, o.min), max(h.max, o.max)
+}
+
+// AppendMerged appends the binary form of the sum of two sketches in binary
+// form.
+func AppendMerged(dst, a, b []byte) ([]byte, error) {
+	ha, ca, err := open(a)
+	if err != nil {
+		return dst, err
+	}
+	hb, cb, err := open(b)
+	if err != nil {
+		return dst, err
+	}
+	if hb.count == 0 {
+		return append(dst, a...), nil
+	}
+	if ha.count == 0 {
+		return append(dst, b...), nil
+	}
+	sum := ha
+	sum.merge(hb)
+	dst = append(dst, version)
+	for _, v := range [...]uint64{sum.count, sum.sum, sum.min, sum.max - sum.min} {
+		dst = binary.AppendUvarint(dst, v)
+	}
+	last := -1
+	put := func(index int, n uint64) {
+		dst = binary.AppendUvarint(dst, uint64(index-last))
+		dst = binary.AppendUvarint(dst, n)
+		last = index
+	}
+	moreA, moreB := ca.next(), cb.next()
+	for moreA || moreB {
+		switch {
+		case !moreB || moreA && ca.index < cb.index:
+			put(ca.index, ca.count)
+			moreA = ca.next()
+		case !moreA || cb.index < ca.index:
+			put(cb.index, cb.count)
+			moreB = cb.next()
+		default:
+			put(ca.index, ca.count+cb.count)
+			moreA, moreB = ca.next(), cb.next()
+		}
+	}
+	if ca.bad || cb.bad {
+		return dst, errCorrupt
+	}
+	return dst, nil
+}
+
+// Peek reads the count, the total and the longest duration of a binary form
+// without its buckets.
+func Peek(data []byte) (count uint64, sum, longest time.Duration, err error) {
+	h, _, err := open(data)
+	return h.count, time.Duration(h.sum), time.Duration(h.max), err
+}
+
+// Bound is the upper end of the quantile's bucket. The quantile of a sum of
+// sketches is at most the greatest Bound of its parts.
+func (s *Sketch) Bound(q float64) time.Duration {
+	if s.Count() == 0 {
+		return 0
+	}
+	low, width := bounds(index(uint64(s.Quantile(q))))
+	return time.Duration(low + (width - 1))
+}
