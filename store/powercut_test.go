@@ -43,14 +43,46 @@ const (
 // recorder notes what is done to the files of one directory.
 type recorder struct {
 	dir string
-	mu  sync.Mutex
-	ops []diskOp
+
+	mu    sync.Mutex
+	quiet bool // nothing is noted
+	ops   []diskOp
+	// Writes are counted; from the failFrom-th on they fail with a result code.
+	writes, failFrom int
+	code             int32
+}
+
+// refuse makes the disk refuse all writes after the next n, until accept.
+func (r *recorder) refuse(n int, code int32) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.writes, r.failFrom, r.code = 0, n, code
+}
+
+// accept ends it, and reports whether any write was refused.
+func (r *recorder) accept() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.code = 0
+	return r.writes > r.failFrom
+}
+
+// write counts a write and returns the code with which it fails, or 0.
+func (r *recorder) write() int32 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.writes++; r.code != 0 && r.writes > r.failFrom {
+		return r.code
+	}
+	return 0
 }
 
 func (r *recorder) note(op diskOp) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.ops = append(r.ops, op)
+	if !r.quiet {
+		r.ops = append(r.ops, op)
+	}
 }
 
 // knows returns the file's name if it is one of those that are recorded.
@@ -171,6 +203,9 @@ func shimOf(file uintptr) shimFile {
 
 func shimWrite(tls *libc.TLS, file, data uintptr, n int32, offset int64) int32 {
 	f := shimOf(file)
+	if code := f.r.write(); code != 0 {
+		return code
+	}
 	rc := call[writeFunc](f.methods.FxWrite)(tls, file, data, n, offset)
 	if rc == 0 {
 		f.r.note(diskOp{file: f.name, kind: kindWrite, at: offset, data: slices.Clone(unsafe.Slice(at[byte](data), n))})

@@ -142,6 +142,7 @@ type DB struct {
 // in the background.
 func Open(ctx context.Context, dir string, o Options) (*DB, error) {
 	o = o.withDefaults()
+	ignoreSizeSignal()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create data directory: %w", err)
 	}
