@@ -50,7 +50,7 @@ type Check struct {
 	Code     string
 	Title    string
 	Severity Severity // the usual one; the figures may make it worse
-	Limit    string   // when it fires, and why there
+	What     string   // when it fires, with its limit and why it is there
 	Why      string   // why it matters
 	Remedy   string
 }

@@ -227,26 +227,28 @@ type StreamKey struct{ Account, Stream string }
 // Stream as its leader reports it.
 type Stream struct {
 	StreamKey
-	Created   time.Time // together with the key it tells a re-created stream apart
-	Subjects  []string
-	Storage   string
-	Retention string
-	Replicas  int
-	Leader    string // server name; "" when there is none
-	Peers     []Replica
-	Messages  uint64
-	Bytes     uint64
-	FirstSeq  uint64
-	LastSeq   uint64
-	LastTime  time.Time
-	Consumers int
-	MaxBytes  int64
-	MaxMsgs   int64
-	MaxAge    time.Duration
-	Metadata  map[string]string
-	Limits    *Thresholds // its owner's, from Metadata; nil: none
-	At        time.Time
-	Source    Source
+	Created    time.Time // together with the key it tells a re-created stream apart
+	Subjects   []string
+	Storage    string
+	Retention  string
+	Discard    string // what happens at the limits: "old" makes room, "new" refuses; "" is not known
+	Replicas   int
+	Leader     string // server name; "" when there is none
+	Peers      []Replica
+	Messages   uint64
+	Bytes      uint64
+	FirstSeq   uint64
+	LastSeq    uint64
+	LastTime   time.Time
+	Consumers  int
+	MaxBytes   int64
+	MaxMsgs    int64
+	PerSubject int64 // max_msgs_per_subject; -1 or 0 unlimited
+	MaxAge     time.Duration
+	Metadata   map[string]string
+	Limits     *Thresholds // its owner's, from Metadata; nil: none
+	At         time.Time
+	Source     Source
 }
 
 // ConsumerKey names a consumer; it is comparable.

@@ -1,0 +1,277 @@
+package tuner
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"ballast/fleet"
+)
+
+var streamChecks = []check{
+	{fleet.Check{Code: "STR001", Title: "Stream has no leader", Severity: fleet.Critical,
+		What:   "A replicated stream has no leader, or its leader does not answer.",
+		Why:    "Nothing can be published to it and nothing read from it. Elections take seconds; what is seen three times in a row has lost its quorum.",
+		Remedy: "Start the servers that hold its replicas; more than half of them must run.",
+	}, checkStreamLeader},
+	{fleet.Check{Code: "STR002", Title: "Stream's replica is absent", Severity: fleet.Warning,
+		What:   "The leader sees a replica offline or has not heard it for 10 s; it is critical when one more loss would cost the quorum.",
+		Why:    "What is published is kept on fewer servers than was asked for.",
+		Remedy: "Start the server, or have the replica placed on another one.",
+	}, checkStreamReplicas},
+	{fleet.Check{Code: "STR003", Title: "Stream's replica lags", Severity: fleet.Warning,
+		What:   "A replica is more than 1,000 operations behind the leader.",
+		Why:    "A replica that keeps up is a few operations behind. If the leader fails now, a replica that lags cannot take over at once.",
+		Remedy: "Look at the disk and the network of the replica's server.",
+	}, checkStreamLag},
+	{fleet.Check{Code: "STR004", Title: "Stream is close to its size limit", Severity: fleet.Warning,
+		What:   "The stream holds 85 % of max_bytes or more, and keeps messages until they are consumed or refuses new ones when full; 95 % is critical.",
+		Why:    "Full means refused publishes, or lost messages that nobody consumed. A stream that drops its oldest by design is not judged.",
+		Remedy: "Consume faster, shorten max_age, or raise max_bytes.",
+	}, checkStreamBytes},
+	{fleet.Check{Code: "STR005", Title: "Stream is close to its limit of messages", Severity: fleet.Warning,
+		What:   "The stream holds 85 % of max_msgs or more, and keeps messages until they are consumed or refuses new ones when full; 95 % is critical.",
+		Why:    "As for the size limit.",
+		Remedy: "Consume faster, shorten max_age, or raise max_msgs.",
+	}, checkStreamMessages},
+	{fleet.Check{Code: "STR006", Title: "Stream grows without limit", Severity: fleet.Info,
+		What:   "A stream with retention by limits has none: no max_bytes, max_msgs or max_age.",
+		Why:    "It grows until the server's storage is full, and then stops every other stream there too.",
+		Remedy: "Set max_age or max_bytes.",
+	}, checkUnlimited},
+	{fleet.Check{Code: "STR007", Title: "Stream has no consumers", Severity: fleet.Info,
+		What:   "A stream has no consumer. It is a warning for a work queue that holds messages, and for retention by interest.",
+		Why:    "A work queue without consumers fills up; with retention by interest, messages that nobody is interested in are dropped at once.",
+		Remedy: "Start the application that consumes it, or delete the stream. Key-value and object stores are not judged.",
+	}, checkNoConsumers},
+	{fleet.Check{Code: "STR008", Title: "Stream breaks its owner's threshold", Severity: fleet.Critical,
+		What:   "A figure passes a threshold that the owner wrote into the stream's metadata (io.nats.monitor.*).",
+		Why:    "The owner knows best what is normal; the thresholds are those that 'nats server check stream' uses.",
+		Remedy: "Ask the owner of the stream, or correct the threshold in its metadata.",
+	}, checkStreamOwner},
+}
+
+func (in *inspection) streams(f func(s *fleet.Stream)) {
+	for i := range in.snap.Streams {
+		f(&in.snap.Streams[i])
+	}
+}
+
+// leaderless reports whether nobody leads: the group says so, or its leader is a
+// server that does not answer.
+func (in *inspection) leaderless(leader string, replicas int) bool {
+	if leader == "" {
+		return true
+	}
+	s := in.names[leader]
+	return replicas > 1 && len(s) > 0 && s[0].State == fleet.Unreachable
+}
+
+func checkStreamLeader(in *inspection) {
+	if len(in.clusters) == 0 {
+		return // nobody answers: who leads is not known
+	}
+	in.streams(func(s *fleet.Stream) {
+		if s.Replicas < 2 {
+			return
+		}
+		in.judge(s.Entity(), in.snap.TakenAt, in.leaderless(s.Leader, s.Replicas), func() proof {
+			return proof{
+				text:    fmt.Sprintf("Stream %s has no leader; its figures are of %s.", s.Stream, ago(in.now.Sub(s.At))),
+				command: about("nats stream info", s.Stream), source: s.Source,
+				evidence: figures(figure("replicas", strconv.Itoa(s.Replicas), "", "")),
+			}
+		})
+	})
+}
+
+func checkStreamReplicas(in *inspection) {
+	in.streams(func(s *fleet.Stream) {
+		in.replicas(s.Entity(), s.At, s.Peers, "stream "+s.Stream, about("nats stream cluster peer-remove", s.Stream), s.Source)
+	})
+}
+
+func checkStreamLag(in *inspection) {
+	in.streams(func(s *fleet.Stream) {
+		var worst fleet.Replica
+		for _, p := range s.Peers {
+			if p.Lag > worst.Lag {
+				worst = p
+			}
+		}
+		in.judge(s.Entity(), s.At, worst.Lag > in.lim.ReplicaLag, func() proof {
+			return proof{
+				text:    fmt.Sprintf("The replica of stream %s on %s is %s behind.", s.Stream, worst.Name, plural(int(worst.Lag), "operation")),
+				command: about("nats stream info", s.Stream), source: s.Source,
+				evidence: figures(figure("behind", number(float64(worst.Lag)), number(float64(in.lim.ReplicaLag)), "")),
+			}
+		})
+	})
+}
+
+// keeps reports whether being full hurts: new messages are refused, or ones
+// that nobody consumed are dropped.
+func keeps(s *fleet.Stream) bool {
+	return s.Discard == "new" || s.Retention == "workqueue" || s.Retention == "interest"
+}
+
+func checkStreamBytes(in *inspection) {
+	in.streams(func(s *fleet.Stream) {
+		in.nearly(s, float64(s.Bytes), float64(s.MaxBytes), size, "max_bytes", fleet.ColBytes)
+	})
+}
+
+func checkStreamMessages(in *inspection) {
+	in.streams(func(s *fleet.Stream) {
+		in.nearly(s, float64(s.Messages), float64(s.MaxMsgs), number, "max_msgs", fleet.ColMessages)
+	})
+}
+
+func (in *inspection) nearly(s *fleet.Stream, has, most float64, write func(float64) string, limit, column string) {
+	r := ratio(has, most)
+	in.judge(s.Entity(), s.At, most > 0 && keeps(s) && r >= in.lim.Full, func() proof {
+		return proof{
+			severity: in.brim(r),
+			text:     fmt.Sprintf("Stream %s holds %s of its %s: %s of %s.", s.Stream, percent(r), limit, write(has), write(most)),
+			command:  about("nats stream info", s.Stream), source: s.Source,
+			evidence: figures(figure(limit, write(has), write(most*in.lim.Full), column)),
+		}
+	})
+}
+
+func checkUnlimited(in *inspection) {
+	in.streams(func(s *fleet.Stream) {
+		if ofStore(s) {
+			return
+		}
+		in.judge(s.Entity(), s.At, s.Retention == "limits" && s.MaxBytes <= 0 && s.MaxMsgs <= 0 && s.MaxAge == 0, func() proof {
+			return proof{
+				text:    fmt.Sprintf("Stream %s has no limit and holds %s in %s.", s.Stream, size(float64(s.Bytes)), plural(int(s.Messages), "message")),
+				command: about("nats stream edit --max-age 30d", s.Stream), source: s.Source,
+				evidence: figures(figure("bytes", size(float64(s.Bytes)), "", fleet.ColBytes)),
+			}
+		})
+	})
+}
+
+// ofStore reports whether the stream is the inside of a key-value or object store.
+func ofStore(s *fleet.Stream) bool {
+	return strings.HasPrefix(s.Stream, "KV_") || strings.HasPrefix(s.Stream, "OBJ_")
+}
+
+func checkNoConsumers(in *inspection) {
+	in.streams(func(s *fleet.Stream) {
+		if ofStore(s) {
+			return
+		}
+		in.judge(s.Entity(), s.At, s.Consumers == 0, func() proof {
+			p := proof{
+				text:    fmt.Sprintf("Stream %s has no consumer and holds %s.", s.Stream, plural(int(s.Messages), "message")),
+				command: about("nats consumer ls", s.Stream), source: s.Source,
+				evidence: figures(figure("consumers", "0", "1", ""), figure("messages", number(float64(s.Messages)), "", fleet.ColMessages)),
+			}
+			if s.Retention == "interest" || s.Retention == "workqueue" && s.Messages > 0 {
+				p.severity = fleet.Warning
+			}
+			return p
+		})
+	})
+}
+
+// owner reads the owner's thresholds from an asset's metadata, in the words of
+// 'nats server check'. What cannot be read is no threshold: anybody can write
+// there.
+type owner map[string]string
+
+const ownerPrefix = "io.nats.monitor."
+
+func (o owner) on() bool {
+	off, err := strconv.ParseBool(o[ownerPrefix+"enabled"])
+	return err != nil || off
+}
+
+func (o owner) number(name string) (float64, bool) {
+	n, err := strconv.ParseUint(o[ownerPrefix+name], 10, 63)
+	return float64(n), err == nil && n > 0
+}
+
+// duration also takes the days, weeks, months and years that the nats command
+// takes.
+func (o owner) duration(name string) (time.Duration, bool) {
+	text := o[ownerPrefix+name]
+	if d, err := time.ParseDuration(text); err == nil {
+		return d, d > 0
+	}
+	if text == "" {
+		return 0, false
+	}
+	unit := map[byte]time.Duration{'d': 24 * time.Hour, 'D': 24 * time.Hour, 'w': 7 * 24 * time.Hour, 'W': 7 * 24 * time.Hour, 'M': 30 * 24 * time.Hour, 'y': 365 * 24 * time.Hour, 'Y': 365 * 24 * time.Hour}[text[len(text)-1]]
+	n, err := strconv.ParseUint(text[:len(text)-1], 10, 16)
+	if err != nil || n == 0 || unit == 0 {
+		return 0, false
+	}
+	return time.Duration(n) * unit, true
+}
+
+// broken collects the thresholds that are passed.
+type broken struct {
+	owner
+	severity fleet.Severity
+	words    []string
+	evidence []fleet.Evidence
+}
+
+func (b *broken) above(what string, value float64, name, column string, s fleet.Severity) {
+	most, ok := b.number(name)
+	if !ok || value < most {
+		return
+	}
+	b.pass(s, what, number(value), number(most), column)
+}
+
+func (b *broken) older(what string, age time.Duration, never bool, name string) {
+	most, ok := b.duration(name)
+	if !ok || !never && age < most {
+		return
+	}
+	text := ago(age)
+	if never {
+		text = "never"
+	}
+	b.pass(fleet.Critical, what, text, short(most), "")
+}
+
+func (b *broken) pass(s fleet.Severity, what, value, limit, column string) {
+	if b.severity != fleet.Critical {
+		b.severity = s
+	}
+	b.words = append(b.words, fmt.Sprintf("%s: %s (limit %s)", what, value, limit))
+	b.evidence = append(b.evidence, figure(what, value, limit, column))
+}
+
+func (in *inspection) owners(e fleet.Entity, at time.Time, b *broken, command string, source fleet.Source) {
+	in.judge(e, at, len(b.words) > 0, func() proof {
+		return proof{severity: b.severity, text: "The owner's thresholds are passed: " + strings.Join(b.words, ", ") + ".", command: command, source: source, evidence: b.evidence}
+	})
+}
+
+func checkStreamOwner(in *inspection) {
+	in.streams(func(s *fleet.Stream) {
+		b := &broken{owner: s.Metadata}
+		if b.on() {
+			b.above("messages", float64(s.Messages), "msgs-critical", fleet.ColMessages, fleet.Critical)
+			if len(b.words) == 0 {
+				b.above("messages", float64(s.Messages), "msgs-warn", fleet.ColMessages, fleet.Warning)
+			}
+			if want, ok := b.number("peer-expect"); ok && int(want) != len(s.Peers)+1 {
+				b.pass(fleet.Critical, "replicas", strconv.Itoa(len(s.Peers)+1), number(want), "")
+			}
+			for _, p := range s.Peers {
+				b.above("lag of "+p.Name, float64(p.Lag), "peer-lag-critical", "", fleet.Critical)
+				b.older("last word of "+p.Name, p.Active, false, "peer-seen-critical")
+			}
+		}
+		in.owners(s.Entity(), s.At, b, about("nats server check stream --stream", s.Stream), s.Source)
+	})
+}
