@@ -140,7 +140,16 @@ func (c *Control) Measure(ctx context.Context, k fleet.ConsumerKey, percent int,
 // switchOn writes what was recorded. The consumer is claimed.
 func (c *Control) switchOn(ctx context.Context, m traffic.Measurement, s consumerState) (traffic.Measurement, error) {
 	k := keyOf(m.Consumer)
-	now, err := c.setSampling(ctx, k, s, strconv.Itoa(m.Percent))
+	// Look again just before writing: the record took its time.
+	now, err := c.consumer(ctx, k)
+	if err == nil && (!now.born.Equal(s.born) || now.sampleFreq() != s.sampleFreq() || len(differs(s.config, now.config)) > 0) {
+		err = &fleet.Error{Kind: fleet.Stale, Msg: "This consumer was changed by somebody else at the same moment.", Hint: "Look at it and try again."}
+	}
+	if err != nil {
+		err = asked(err)
+		return c.endMeasurement(ctx, m, m.Actor, "Not switched on: "+words(err)), err
+	}
+	now, err = c.setSampling(ctx, k, s, strconv.Itoa(m.Percent))
 	switch {
 	case err != nil && (fleet.KindOf(err) == fleet.Unknown || fleet.KindOf(err) == fleet.Internal):
 		m.Doubt = c.now().Add(c.late)

@@ -522,6 +522,32 @@ func TestMeasureIsPutBackWhenTheConsoleEnds(t *testing.T) {
 	}
 }
 
+// What somebody else writes while the intent is put on record must survive.
+func TestMeasureLooksAgainAfterTheRecord(t *testing.T) {
+	t.Parallel()
+	nc := connect(t)
+	stream := ordersStream(t, nc, 1)
+	k := addConsumer(t, stream, rich("w0"))
+	ledger := &memLedger{}
+	c, _ := console(t, Config{Conn: nc, Ledger: ledger})
+	ledger.setRefuse(func(e traffic.Entry) error {
+		if e.Kind == traffic.EntryMeasureOn {
+			update(t, stream, k, func(c *jetstream.ConsumerConfig) { c.MaxAckPending = 999 })
+		}
+		return nil
+	})
+	_, err := c.Measure(context.Background(), k, 10, time.Hour, "ann", "")
+	wantKind(t, err, fleet.Stale)
+	if now := serverConfig(t, nc, k); now["max_ack_pending"] != 999.0 || now["sample_freq"] != nil {
+		t.Errorf("the edit was lost: %v", now)
+	}
+	if on, off := ledger.count(traffic.EntryMeasureOn), ledger.count(traffic.EntryMeasureOff); on != 1 || off != 1 {
+		t.Errorf("the journal has %d and %d entries, want 1 and 1", on, off)
+	}
+	ledger.setRefuse(nil)
+	begin(t, c, k, 10, time.Hour)
+}
+
 func TestMeasureWhatOthersDidMeanwhile(t *testing.T) {
 	t.Parallel()
 	nc := connect(t)
