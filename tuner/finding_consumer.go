@@ -71,7 +71,7 @@ func consumerInfo(c *fleet.Consumer) string { return about("nats consumer info",
 func checkLag(in *inspection) {
 	in.eachConsumer(func(c *fleet.Consumer) {
 		e := c.Entity()
-		before, ok := in.engine.latest(e, "pending")
+		before, ok := in.engine.lastReading(e, "pending")
 		in.engine.rise(e, "pending", c.At, c.Pending)
 		if !ok || !c.At.After(before.at) {
 			return
@@ -218,16 +218,16 @@ func checkConsumerReplicas(in *inspection) {
 
 func checkConsumerOwner(in *inspection) {
 	in.eachConsumer(func(c *fleet.Consumer) {
-		b := &broken{owner: c.Metadata}
-		if b.on() {
-			b.above("waiting messages", float64(c.Pending), "unprocessed-critical", fleet.ColPending, fleet.Critical)
-			b.above("in flight", float64(c.AckPending), "outstanding-ack-critical", fleet.ColInFlight, fleet.Critical)
-			b.above("redelivered", float64(c.Redelivered), "redelivery-critical", fleet.ColRedelivered, fleet.Critical)
-			b.above("waiting pull requests", float64(c.Waiting), "waiting-critical", fleet.ColWaiting, fleet.Critical)
-			b.older("last delivery", c.At.Sub(c.LastDelivery), c.LastDelivery.IsZero(), "last-delivery-critical")
-			b.older("last acknowledgement", c.At.Sub(c.LastAck), c.LastAck.IsZero(), "last-ack-critical")
+		b := &broken{}
+		if l := c.Limits; l != nil && !l.MonitorOff {
+			b.reaches("waiting messages", float64(c.Pending), float64(l.Unprocessed), fleet.ColPending)
+			b.reaches("messages in flight", float64(c.AckPending), float64(l.AckPending), fleet.ColInFlight)
+			b.reaches("redelivered messages", float64(c.Redelivered), float64(l.Redelivered), fleet.ColRedelivered)
+			b.reaches("waiting pull requests", float64(c.Waiting), float64(l.Waiting), fleet.ColWaiting)
+			b.older("last delivery", c.At, c.LastDelivery, l.LastDelivery)
+			b.older("last acknowledgement", c.At, c.LastAck, l.LastAck)
 		}
-		in.owners(c.Entity(), c.At, b, about("nats server check consumer --stream", c.Stream, "--consumer", c.Consumer), c.Source)
+		in.owners(c.Entity(), c.At, b, command("nats", "server", "check", "consumer", "--stream="+c.Stream, "--consumer="+c.Consumer), c.Source)
 	})
 }
 
@@ -241,4 +241,13 @@ func checkPaused(in *inspection) {
 			}
 		})
 	})
+}
+
+// lastReading is the newest reading of a figure.
+func (f *Findings) lastReading(e fleet.Entity, name string) (reading, bool) {
+	h := f.history[historyKey{e, name}]
+	if len(h) == 0 {
+		return reading{}, false
+	}
+	return h[len(h)-1], true
 }

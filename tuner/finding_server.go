@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"ballast/fleet"
@@ -213,17 +212,17 @@ func checkAdvisories(in *inspection) {
 			}
 		}
 		in.judge(s.Entity(), s.At, len(hit) > 0, func() proof {
-			p := proof{command: about("nats server ls"), source: s.Source}
-			var ids []string
+			p := proof{command: about("nats server info", s.Name), source: s.Source}
+			var words []string
 			for _, a := range hit {
-				ids = append(ids, a.ID)
-				p.evidence = append(p.evidence, figure(a.ID+": "+a.What, s.Version, a.Source, ""))
+				words = append(words, a.ID+" ("+a.What+")")
+				p.evidence = append(p.evidence, figure(a.ID+": "+a.What, s.Version, "fixed in "+list(a.Fixed)+", "+a.Source, ""))
 				if a.Severity == fleet.Critical {
 					p.severity = fleet.Critical
 				}
 			}
-			p.text = fmt.Sprintf("Server %s runs %s, which has %s: %s. The table is of %s.", s.Name, s.Version,
-				plural(len(hit), "known defect"), strings.Join(ids, ", "), AdvisoriesAsOf)
+			p.text = fmt.Sprintf("Server %s runs %s, which has %s: %s. The table is of %s; later advisories are not in it.",
+				s.Name, s.Version, plural(len(hit), "known defect"), list(words), AdvisoriesAsOf)
 			return p
 		})
 	})
@@ -284,7 +283,7 @@ func checkConnections(in *inspection) {
 		in.lopsided(name, in.lim.Conns, func(s *fleet.Server) (int, time.Time) { return s.Conns, s.At }, func(most *fleet.Server, n int, mean float64) proof {
 			return proof{
 				text:    fmt.Sprintf("Server %s has %s; the mean of cluster %s is %s.", most.Name, plural(n, "connection"), name, number(mean)),
-				command: about("nats server cluster balance --server-name", most.Name), source: most.Source,
+				command: command("nats", "server", "cluster", "balance", "--server-name="+most.Name), source: most.Source,
 				evidence: figures(figure("connections of "+most.Name, number(float64(n)), number(mean*in.lim.Lopsided), fleet.ColConns), figure("mean", number(mean), "", "")),
 			}
 		})

@@ -179,99 +179,71 @@ func checkNoConsumers(in *inspection) {
 	})
 }
 
-// owner reads the owner's thresholds from an asset's metadata, in the words of
-// 'nats server check'. What cannot be read is no threshold: anybody can write
-// there.
-type owner map[string]string
-
-const ownerPrefix = "io.nats.monitor."
-
-func (o owner) on() bool {
-	off, err := strconv.ParseBool(o[ownerPrefix+"enabled"])
-	return err != nil || off
-}
-
-func (o owner) number(name string) (float64, bool) {
-	n, err := strconv.ParseUint(o[ownerPrefix+name], 10, 63)
-	return float64(n), err == nil && n > 0
-}
-
-// duration also takes the days, weeks, months and years that the nats command
-// takes.
-func (o owner) duration(name string) (time.Duration, bool) {
-	text := o[ownerPrefix+name]
-	if d, err := time.ParseDuration(text); err == nil {
-		return d, d > 0
-	}
-	if text == "" {
-		return 0, false
-	}
-	unit := map[byte]time.Duration{'d': 24 * time.Hour, 'D': 24 * time.Hour, 'w': 7 * 24 * time.Hour, 'W': 7 * 24 * time.Hour, 'M': 30 * 24 * time.Hour, 'y': 365 * 24 * time.Hour, 'Y': 365 * 24 * time.Hour}[text[len(text)-1]]
-	n, err := strconv.ParseUint(text[:len(text)-1], 10, 16)
-	if err != nil || n == 0 || unit == 0 {
-		return 0, false
-	}
-	return time.Duration(n) * unit, true
-}
-
-// broken collects the thresholds that are passed.
+// broken collects the owner's thresholds that are passed.
 type broken struct {
-	owner
 	severity fleet.Severity
 	words    []string
 	evidence []fleet.Evidence
 }
 
-func (b *broken) above(what string, value float64, name, column string, s fleet.Severity) {
-	most, ok := b.number(name)
-	if !ok || value < most {
-		return
+// reaches notes a figure that is at its limit or beyond; 0 is no limit.
+func (b *broken) reaches(what string, value, most float64, column string) {
+	if most > 0 && value >= most {
+		b.pass(fleet.Critical, what, number(value), number(most), column)
 	}
-	b.pass(s, what, number(value), number(most), column)
 }
 
-func (b *broken) older(what string, age time.Duration, never bool, name string) {
-	most, ok := b.duration(name)
-	if !ok || !never && age < most {
-		return
+// older notes something that was too long ago, or never; 0 is no limit.
+func (b *broken) older(what string, now, last time.Time, most time.Duration) {
+	switch {
+	case most <= 0:
+	case last.IsZero():
+		b.pass(fleet.Critical, what, "never", short(most), "")
+	case now.Sub(last) >= most:
+		b.pass(fleet.Critical, what, ago(now.Sub(last)), short(most), "")
 	}
-	text := ago(age)
-	if never {
-		text = "never"
-	}
-	b.pass(fleet.Critical, what, text, short(most), "")
 }
 
 func (b *broken) pass(s fleet.Severity, what, value, limit, column string) {
 	if b.severity != fleet.Critical {
 		b.severity = s
 	}
-	b.words = append(b.words, fmt.Sprintf("%s: %s (limit %s)", what, value, limit))
+	b.words = append(b.words, fmt.Sprintf("%s %s (limit %s)", what, value, limit))
 	b.evidence = append(b.evidence, figure(what, value, limit, column))
 }
 
 func (in *inspection) owners(e fleet.Entity, at time.Time, b *broken, command string, source fleet.Source) {
 	in.judge(e, at, len(b.words) > 0, func() proof {
-		return proof{severity: b.severity, text: "The owner's thresholds are passed: " + strings.Join(b.words, ", ") + ".", command: command, source: source, evidence: b.evidence}
+		return proof{severity: b.severity, text: "The owner's thresholds are passed: " + list(b.words) + ".", command: command, source: source, evidence: b.evidence}
 	})
 }
 
 func checkStreamOwner(in *inspection) {
 	in.streams(func(s *fleet.Stream) {
-		b := &broken{owner: s.Metadata}
-		if b.on() {
-			b.above("messages", float64(s.Messages), "msgs-critical", fleet.ColMessages, fleet.Critical)
-			if len(b.words) == 0 {
-				b.above("messages", float64(s.Messages), "msgs-warn", fleet.ColMessages, fleet.Warning)
-			}
-			if want, ok := b.number("peer-expect"); ok && int(want) != len(s.Peers)+1 {
-				b.pass(fleet.Critical, "replicas", strconv.Itoa(len(s.Peers)+1), number(want), "")
+		b := &broken{}
+		if l := s.Limits; l != nil && !l.MonitorOff {
+			b.messages(s.Messages, l.MsgsWarn, l.MsgsCritical)
+			if l.Peers > 0 && l.Peers != len(s.Peers)+1 {
+				b.pass(fleet.Critical, "replicas", strconv.Itoa(len(s.Peers)+1), strconv.Itoa(l.Peers), "")
 			}
 			for _, p := range s.Peers {
-				b.above("lag of "+p.Name, float64(p.Lag), "peer-lag-critical", "", fleet.Critical)
-				b.older("last word of "+p.Name, p.Active, false, "peer-seen-critical")
+				b.reaches("lag of "+p.Name, float64(p.Lag), float64(l.PeerLag), "")
+				b.older("last word of "+p.Name, s.At, s.At.Add(-p.Active), l.PeerSeen)
 			}
 		}
-		in.owners(s.Entity(), s.At, b, about("nats server check stream --stream", s.Stream), s.Source)
+		in.owners(s.Entity(), s.At, b, command("nats", "server", "check", "stream", "--stream="+s.Stream), s.Source)
 	})
+}
+
+// messages judges a stream's messages the way the nats command does: with a
+// warning above the critical limit, both are lower limits.
+func (b *broken) messages(n, warn, critical uint64) {
+	lower := critical > 0 && warn > critical
+	past := func(limit uint64) bool { return limit > 0 && (lower && n <= limit || !lower && n >= limit) }
+	switch {
+	case past(critical):
+		b.pass(fleet.Critical, "messages", number(float64(n)), number(float64(critical)), fleet.ColMessages)
+	case past(warn):
+		b.pass(fleet.Warning, "messages", number(float64(n)), number(float64(warn)), fleet.ColMessages)
+	}
 }
