@@ -62,6 +62,7 @@ func damaged(err error) bool {
 func (db *DB) resetMetrics() {
 	clear(db.entities)
 	clear(db.newest)
+	clear(db.attrs)
 	db.open, db.closing, db.sealed = nil, nil, 0
 	db.acks = newAckBuffer()
 }

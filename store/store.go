@@ -133,6 +133,10 @@ type DB struct {
 	health   health
 	sound    atomic.Bool // metrics.db needs no check, or passed it
 
+	attrMu sync.Mutex       // guards attrs
+	attrs  map[int64][]byte // as noted last, by entity
+	moment atomic.Pointer[moment]
+
 	slotMu sync.Mutex     // guards slots
 	slots  map[string]int // nil until first read
 }
@@ -155,6 +159,7 @@ func Open(ctx context.Context, dir string, o Options) (*DB, error) {
 		acks:     newAckBuffer(),
 		workers:  newWorkers(o.Now()),
 		health:   health{},
+		attrs:    map[int64][]byte{},
 	}
 	db.latest.Store(&fleet.Snapshot{})
 	db.rates.Store(&present{s: &fleet.Snapshot{}})
@@ -213,7 +218,7 @@ func (db *DB) Run(ctx context.Context) error {
 
 // maintain builds what can be built and drops what is too old or too much.
 func (db *DB) maintain(ctx context.Context) error {
-	return errors.Join(db.rollUp(ctx), db.rollUpAcks(ctx), db.clean(ctx), db.cleanFindings(ctx, ms(db.o.Now())))
+	return errors.Join(db.rollUp(ctx), db.rollUpAcks(ctx), db.noteAttrs(ctx), db.clean(ctx), db.forgetAttrs(ctx), db.cleanFindings(ctx, ms(db.o.Now())))
 }
 
 // Close closes the files. What was put is on disk already.

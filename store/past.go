@@ -1,0 +1,582 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"ballast/fleet"
+)
+
+// An entity's attributes are what is not a figure: names, versions, settings,
+// leaders. They change rarely, so they are noted once a minute, when they
+// changed. Each function below lists them one by one: a field that moves with
+// every look would make a row a minute of it.
+
+func serverAttrs(x fleet.Server) fleet.Server {
+	out := fleet.Server{ID: x.ID, Name: x.Name, Cluster: x.Cluster, Version: x.Version, Host: x.Host, Port: x.Port, URL: x.URL,
+		State: x.State, Start: x.Start, Source: x.Source, Cores: x.Cores, Tags: x.Tags}
+	if j := x.JetStream; j != nil {
+		out.JetStream = &fleet.JetStream{Domain: j.Domain, MaxMemory: j.MaxMemory, MaxStore: j.MaxStore,
+			MetaLeader: j.MetaLeader, MetaSize: j.MetaSize, MetaReplicas: peers(j.MetaReplicas)}
+	}
+	return out
+}
+
+func routeAttrs(x fleet.Route) fleet.Route {
+	return fleet.Route{From: x.From, To: x.To, ToName: x.ToName, Account: x.Account, Compression: x.Compression,
+		DidSolicit: x.DidSolicit, IsConfigured: x.IsConfigured}
+}
+
+func gatewayAttrs(x fleet.Gateway) fleet.Gateway {
+	return fleet.Gateway{From: x.From, FromCluster: x.FromCluster, ToCluster: x.ToCluster}
+}
+
+func leafAttrs(x fleet.Leaf) fleet.Leaf {
+	return fleet.Leaf{Server: x.Server, Name: x.Name, Account: x.Account, IP: x.IP}
+}
+
+func accountAttrs(x fleet.Account) fleet.Account { return fleet.Account{Name: x.Name} }
+
+func streamAttrs(x fleet.Stream) fleet.Stream {
+	return fleet.Stream{StreamKey: x.StreamKey, Created: x.Created, Subjects: x.Subjects, Storage: x.Storage, Retention: x.Retention,
+		Replicas: x.Replicas, Leader: x.Leader, Peers: peers(x.Peers), MaxBytes: x.MaxBytes, MaxMsgs: x.MaxMsgs, MaxAge: x.MaxAge,
+		Metadata: x.Metadata, Source: x.Source}
+}
+
+func consumerAttrs(x fleet.Consumer) fleet.Consumer {
+	return fleet.Consumer{ConsumerKey: x.ConsumerKey, Created: x.Created, Leader: x.Leader, Peers: peers(x.Peers),
+		FilterSubjects: x.FilterSubjects, AckPolicy: x.AckPolicy, AckWait: x.AckWait, MaxDeliver: x.MaxDeliver,
+		MaxAckPending: x.MaxAckPending, SampleFreq: x.SampleFreq, Paused: x.Paused, Push: x.Push, Metadata: x.Metadata, Source: x.Source}
+}
+
+// peers without what moves: how far behind each is, and when it was heard.
+func peers(list []fleet.Replica) []fleet.Replica {
+	var out []fleet.Replica
+	for _, p := range list {
+		out = append(out, fleet.Replica{Name: p.Name, Current: p.Current, Offline: p.Offline})
+	}
+	return out
+}
+
+// attrsOf is the attributes of the set's rows, in their order.
+func attrsOf(s *fleet.Snapshot) []any {
+	var out []any
+	for _, x := range s.Servers {
+		out = append(out, serverAttrs(x))
+	}
+	for _, x := range s.Routes {
+		out = append(out, routeAttrs(x))
+	}
+	for _, x := range s.Gateways {
+		out = append(out, gatewayAttrs(x))
+	}
+	for _, x := range s.Leafs {
+		out = append(out, leafAttrs(x))
+	}
+	for _, x := range s.Accounts {
+		out = append(out, accountAttrs(x))
+	}
+	for _, x := range s.Streams {
+		out = append(out, streamAttrs(x))
+	}
+	for _, x := range s.Consumers {
+		out = append(out, consumerAttrs(x))
+	}
+	return out
+}
+
+// noteAttrs records the attributes that are not those noted last.
+func (db *DB) noteAttrs(ctx context.Context) error {
+	s := db.Latest()
+	if s.TakenAt.IsZero() {
+		return nil
+	}
+	db.attrMu.Lock()
+	defer db.attrMu.Unlock()
+	set := &rowSet{}
+	set.fill(s)
+	list := attrsOf(s)
+	type note struct {
+		id int64
+		d  []byte
+	}
+	var fresh []note
+	for i, a := range list {
+		if set.rows[i].skip {
+			continue
+		}
+		db.mu.RLock()
+		e := db.entities[set.rows[i].ref]
+		db.mu.RUnlock()
+		if e == nil {
+			continue
+		}
+		d, err := json.Marshal(a)
+		if err != nil {
+			return fmt.Errorf("note the attributes of %s %q: %w", e.kind, e.name, err)
+		}
+		last, ok := db.attrs[e.id]
+		if !ok {
+			err := db.metrics.r.QueryRowContext(ctx, "SELECT d FROM attr WHERE entity = ? ORDER BY since DESC LIMIT 1", e.id).Scan(&last)
+			if err != nil && err != sql.ErrNoRows {
+				return fmt.Errorf("read the attributes of %s %q: %w", e.kind, e.name, err)
+			}
+		}
+		if bytes.Equal(last, d) {
+			db.attrs[e.id] = d
+			continue
+		}
+		fresh = append(fresh, note{e.id, d})
+	}
+	run := context.WithoutCancel(ctx)
+	for part := range slices.Chunk(fresh, perTx) {
+		err := inTx(run, db.metrics.w, func(tx *sql.Tx) error {
+			for _, n := range part {
+				if _, err := tx.ExecContext(run, "INSERT OR REPLACE INTO attr(entity, since, d) VALUES (?, ?, ?)", n.id, ms(s.TakenAt), string(n.d)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("note the attributes of %d things: %w", len(part), err)
+		}
+		for _, n := range part {
+			db.attrs[n.id] = n.d
+		}
+	}
+	return nil
+}
+
+// forgetAttrs drops what memory knows of entities that are not there any more,
+// and the rows of those that are gone from disk.
+func (db *DB) forgetAttrs(ctx context.Context) error {
+	db.attrMu.Lock()
+	defer db.attrMu.Unlock()
+	known := map[int64]bool{}
+	db.mu.RLock()
+	for _, e := range db.entities {
+		known[e.id] = true
+	}
+	db.mu.RUnlock()
+	for id := range db.attrs {
+		if !known[id] {
+			delete(db.attrs, id)
+		}
+	}
+	if _, err := db.metrics.w.ExecContext(ctx, "DELETE FROM attr WHERE entity NOT IN (SELECT id FROM entity)"); err != nil {
+		return fmt.Errorf("drop old attributes: %w", err)
+	}
+	return nil
+}
+
+// past is one entity at a moment.
+type past struct {
+	*entity
+	at    int64   // of the look; 0: there was none
+	v     []int64 // as recorded; absent where nothing was
+	rate  []float64
+	rated bool
+	attrs []byte
+}
+
+// get returns a figure in the unit in which it is recorded; 0 when there is none.
+func (p *past) get(name string) int64 {
+	for i, c := range p.cols {
+		if c.name == name && i < len(p.v) && p.v[i] != absent {
+			return p.v[i]
+		}
+	}
+	return 0
+}
+
+func (p *past) u64(name string) uint64 { return uint64(max(p.get(name), 0)) }
+
+func (p *past) per(name string) float64 {
+	for i, c := range p.cols {
+		if c.name == name && p.rated {
+			return p.rate[i]
+		}
+	}
+	return 0
+}
+
+func (p *past) link() fleet.LinkRate {
+	return fleet.LinkRate{InMsgs: p.per(fleet.ColInMsgs), OutMsgs: p.per(fleet.ColOutMsgs),
+		InBytes: p.per(fleet.ColInBytes), OutBytes: p.per(fleet.ColOutBytes)}
+}
+
+// decode reads the attributes into to, which keeps what it has without any.
+func (p *past) decode(to any) error {
+	if p.attrs == nil {
+		return nil
+	}
+	if err := json.Unmarshal(p.attrs, to); err != nil {
+		return fmt.Errorf("read the attributes of %s %q: %w", p.kind, p.name, err)
+	}
+	return nil
+}
+
+// moment is the answer for one moment, kept for the parts of one page.
+type moment struct {
+	at       int64
+	snapshot *fleet.Snapshot
+	rates    *fleet.Rates
+}
+
+// SnapshotAt is the system as it was recorded at a moment: the newest look at
+// each thing that is not older than two minutes, with its rates, and its
+// attributes to the minute. Connections and services are not recorded. Where
+// single looks are no longer kept, gauges are means over the step that is, and
+// counters are 0; a Problem of the snapshot says so. A moment of which nothing
+// is known is a NotFound error.
+//
+// What it returns is shared and never changed.
+func (db *DB) SnapshotAt(ctx context.Context, t time.Time) (*fleet.Snapshot, *fleet.Rates, error) {
+	at := ms(t)
+	if m := db.moment.Load(); m != nil && m.at == at && at <= db.sealedUntil() {
+		return m.snapshot, m.rates, nil
+	}
+	s, r, err := db.snapshotAt(ctx, at)
+	if err != nil {
+		return nil, nil, fmt.Errorf("look back to %s: %w", fromMS(at).Format(time.RFC3339), err)
+	}
+	db.moment.Store(&moment{at, s, r})
+	return s, r, nil
+}
+
+func (db *DB) snapshotAt(ctx context.Context, at int64) (*fleet.Snapshot, *fleet.Rates, error) {
+	all, err := db.candidates(ctx, at)
+	if err != nil {
+		return nil, nil, err
+	}
+	found := 0
+	look := func(f func(*past) error) error {
+		for i := range all {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := f(&all[i]); err != nil {
+				return err
+			}
+			if all[i].at != 0 {
+				found++
+			}
+		}
+		return nil
+	}
+	if err := look(func(p *past) error { return db.rawAt(ctx, p, at) }); err != nil {
+		return nil, nil, err
+	}
+	step := int64(0)
+	if found == 0 {
+		built, err := db.builtUntil(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		lvl := max(db.levelFor(at, minute), 0)
+		step = levels[lvl].step
+		if err := look(func(p *past) error { return db.meanAt(ctx, p, lvl, at, built) }); err != nil {
+			return nil, nil, err
+		}
+	}
+	if found == 0 {
+		return nil, nil, &fleet.Error{Kind: fleet.NotFound, Msg: "Nothing is recorded of that moment"}
+	}
+	if err := db.attrsAt(ctx, all, at); err != nil {
+		return nil, nil, err
+	}
+	s, r, err := assemble(all)
+	if err != nil {
+		return nil, nil, err
+	}
+	if step > 0 {
+		s.Problems = append(s.Problems, fleet.Problem{Where: "store", Since: s.TakenAt,
+			What: fmt.Sprintf("Single looks of that time are no longer kept: figures are means over %s.", time.Duration(step)*time.Millisecond),
+			Hint: "Counters are not known, only their rates. Longer retention keeps single looks."})
+	}
+	return s, r, nil
+}
+
+// candidates are the lives that may have been there at the moment.
+func (db *DB) candidates(ctx context.Context, at int64) ([]past, error) {
+	var all []past
+	have := map[int64]bool{}
+	db.mu.RLock()
+	for _, e := range db.entities {
+		if e.first <= at && len(e.cols) > 0 {
+			all = append(all, past{entity: &entity{entityRef: e.entityRef, id: e.id, cols: e.cols, first: e.first}})
+			have[e.id] = true
+		}
+	}
+	db.mu.RUnlock()
+	// last_ms lies up to some time behind what is recorded.
+	rows, err := db.metrics.r.QueryContext(ctx, aliveAtSQL, at-2*hour, at)
+	if err != nil {
+		return nil, fmt.Errorf("find what was there: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		e := &entity{}
+		if err := rows.Scan(&e.id, &e.kind, &e.name, &e.epoch, &e.first); err != nil {
+			return nil, fmt.Errorf("find what was there: %w", err)
+		}
+		if e.cols = columnsOf[e.kind]; len(e.cols) > 0 && !have[e.id] {
+			all = append(all, past{entity: e})
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("find what was there: %w", err)
+	}
+	slices.SortFunc(all, func(a, b past) int {
+		return cmp.Or(cmp.Compare(a.kind, b.kind), strings.Compare(a.name, b.name), cmp.Compare(a.first, b.first))
+	})
+	return all, nil
+}
+
+const aliveAtSQL = "SELECT id, kind, name, epoch, first_ms FROM entity WHERE last_ms >= ?1 AND first_ms <= ?2"
+
+// rawAt finds the look at or before the moment, and the one before it.
+func (db *DB) rawAt(ctx context.Context, p *past, at int64) error {
+	var before int64
+	var prior []int64
+	err := db.chunks(ctx, p.id, p.cols, at-unit, at, func(c chunk) error {
+		for i, t := range c.at {
+			if t > at {
+				break
+			}
+			v := make([]int64, len(p.cols))
+			for j := range v {
+				v[j] = absent
+				if c.cols[j] != nil {
+					v[j] = c.cols[j][i]
+				}
+			}
+			before, prior = p.at, p.v
+			p.at, p.v = t, v
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if at-p.at > unit {
+		p.at = 0
+		return nil
+	}
+	if prior == nil || p.at-before > gapAfter(db.intervalMS()) {
+		return nil
+	}
+	p.rated, p.rate = true, make([]float64, len(p.cols))
+	for i, c := range p.cols {
+		if inc, ok := increase(prior[i], p.v[i]); ok && c.counter {
+			p.rate[i] = perSecond(inc, p.at-before)
+		}
+	}
+	return nil
+}
+
+// meanAt takes the cell in which the moment lies.
+func (db *DB) meanAt(ctx context.Context, p *past, lvl int, at int64, built []int64) error {
+	from := floor(at, levels[lvl].step)
+	folders := make([]*folder, len(p.cols))
+	for i, c := range p.cols {
+		folders[i] = &folder{counter: c.counter, step: levels[lvl].step}
+	}
+	if err := db.fold(ctx, p.id, p.cols, lvl, from, from+levels[lvl].step, built, folders); err != nil {
+		return err
+	}
+	p.v, p.rate = make([]int64, len(p.cols)), make([]float64, len(p.cols))
+	for i, f := range folders {
+		p.v[i] = absent
+		if len(f.cells) == 0 || f.cells[0].n == 0 {
+			continue
+		}
+		c := f.cells[0]
+		p.at = max(p.at, from)
+		if !f.counter {
+			p.v[i] = c.sum / c.n
+		} else if c.covered > 0 {
+			p.rate[i], p.rated = perSecond(c.sum, c.covered), true
+		}
+	}
+	return nil
+}
+
+// attrsAt reads the attributes as noted up to the moment, or else the first
+// that were noted after it.
+func (db *DB) attrsAt(ctx context.Context, all []past, at int64) error {
+	byID := make(map[int64]*past, len(all))
+	ids := []byte{'['}
+	for i := range all {
+		byID[all[i].id] = &all[i]
+		if i > 0 {
+			ids = append(ids, ',')
+		}
+		ids = strconv.AppendInt(ids, all[i].id, 10)
+	}
+	rows, err := db.metrics.r.QueryContext(ctx, attrsSQL, string(append(ids, ']')), at)
+	if err != nil {
+		return fmt.Errorf("read attributes: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id int64
+		var d []byte
+		if err := rows.Scan(&id, &d); err != nil {
+			return fmt.Errorf("read attributes: %w", err)
+		}
+		byID[id].attrs = d
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read attributes: %w", err)
+	}
+	return nil
+}
+
+const attrsSQL = `
+	SELECT j.value, coalesce(
+		(SELECT d FROM attr WHERE entity = j.value AND since <= ?2 ORDER BY since DESC LIMIT 1),
+		(SELECT d FROM attr WHERE entity = j.value ORDER BY since LIMIT 1))
+	FROM json_each(?1) AS j`
+
+// assemble makes a snapshot of what was found. The things stand in the order of
+// their names.
+func assemble(all []past) (*fleet.Snapshot, *fleet.Rates, error) {
+	s := &fleet.Snapshot{}
+	r := &fleet.Rates{
+		Servers: map[string]fleet.LinkRate{}, Routes: map[[2]string]fleet.LinkRate{}, Gateways: map[[2]string]fleet.LinkRate{},
+		Leafs: map[[2]string]fleet.LinkRate{}, Streams: map[fleet.StreamKey]fleet.LinkRate{}, Consumers: map[fleet.ConsumerKey]fleet.ConsumerRate{},
+	}
+	newest := int64(0)
+	ofStream := map[fleet.StreamKey]int{}
+	for i := range all {
+		p := &all[i]
+		if i+1 < len(all) && all[i+1].entityRef.kind == p.kind && all[i+1].name == p.name && (all[i+1].at != 0 || p.at == 0) {
+			continue // a later life of the same name
+		}
+		if p.at == 0 && p.kind != fleet.KindServer {
+			continue
+		}
+		newest = max(newest, p.at)
+		at := fromMS(p.at)
+		switch p.kind {
+		case fleet.KindServer:
+			x := fleet.Server{Name: p.name, State: fleet.Healthy}
+			if err := p.decode(&x); err != nil {
+				return nil, nil, err
+			}
+			if p.at == 0 {
+				x.State, x.Error, at = fleet.Unreachable, "It did not answer at that time", time.Time{}
+			}
+			x.At = at
+			x.InMsgs, x.OutMsgs, x.InBytes, x.OutBytes = p.u64(fleet.ColInMsgs), p.u64(fleet.ColOutMsgs), p.u64(fleet.ColInBytes), p.u64(fleet.ColOutBytes)
+			x.CPU, x.Mem, x.Conns, x.Subs = float64(p.get(fleet.ColCPU))/100, p.get(fleet.ColMem), int(p.get(fleet.ColConns)), int(p.get(fleet.ColSubs))
+			x.SlowConsumers, x.RTT = p.u64(fleet.ColSlow), time.Duration(p.get(fleet.ColRTT))*time.Microsecond
+			if x.JetStream != nil {
+				x.JetStream.Memory, x.JetStream.Store = p.u64(fleet.ColJSMemory), p.u64(fleet.ColJSStore)
+			}
+			s.Servers = append(s.Servers, x)
+			if p.rated {
+				r.Servers[x.Name] = p.link()
+			}
+		case fleet.KindRoute:
+			var x fleet.Route
+			if err := p.decode(&x); err != nil {
+				return nil, nil, err
+			}
+			x.At, x.RTT = at, time.Duration(p.get(fleet.ColRTT))*time.Microsecond
+			x.Pending, x.Conns = p.get(fleet.ColPending), int(p.get(fleet.ColConns))
+			x.InMsgs, x.OutMsgs, x.InBytes, x.OutBytes = p.u64(fleet.ColInMsgs), p.u64(fleet.ColOutMsgs), p.u64(fleet.ColInBytes), p.u64(fleet.ColOutBytes)
+			s.Routes = append(s.Routes, x)
+			addLink(r.Routes, [2]string{x.From, x.To}, p)
+		case fleet.KindGateway:
+			var x fleet.Gateway
+			if err := p.decode(&x); err != nil {
+				return nil, nil, err
+			}
+			x.At, x.RTT = at, time.Duration(p.get(fleet.ColRTT))*time.Microsecond
+			x.InMsgs, x.OutMsgs, x.InBytes, x.OutBytes = p.u64(fleet.ColInMsgs), p.u64(fleet.ColOutMsgs), p.u64(fleet.ColInBytes), p.u64(fleet.ColOutBytes)
+			s.Gateways = append(s.Gateways, x)
+			addLink(r.Gateways, [2]string{x.From, x.ToCluster}, p)
+		case fleet.KindLeaf:
+			var x fleet.Leaf
+			if err := p.decode(&x); err != nil {
+				return nil, nil, err
+			}
+			x.At, x.RTT = at, time.Duration(p.get(fleet.ColRTT))*time.Microsecond
+			x.InMsgs, x.OutMsgs, x.InBytes, x.OutBytes = p.u64(fleet.ColInMsgs), p.u64(fleet.ColOutMsgs), p.u64(fleet.ColInBytes), p.u64(fleet.ColOutBytes)
+			s.Leafs = append(s.Leafs, x)
+			addLink(r.Leafs, [2]string{x.Server, x.Name}, p)
+		case fleet.KindAccount:
+			x := fleet.Account{Name: p.name, At: at, Conns: int(p.get(fleet.ColConns)), Subs: int(p.get(fleet.ColSubs)), Slow: p.u64(fleet.ColSlow),
+				InMsgs: p.u64(fleet.ColInMsgs), OutMsgs: p.u64(fleet.ColOutMsgs), InBytes: p.u64(fleet.ColInBytes), OutBytes: p.u64(fleet.ColOutBytes)}
+			s.Accounts = append(s.Accounts, x)
+		case fleet.KindStream:
+			var x fleet.Stream
+			if err := p.decode(&x); err != nil {
+				return nil, nil, err
+			}
+			if p.attrs == nil {
+				if i := strings.LastIndexByte(p.name, '/'); i >= 0 {
+					x.StreamKey = fleet.StreamKey{Account: p.name[:i], Stream: p.name[i+1:]}
+				}
+			}
+			x.At, x.Messages, x.Bytes, x.LastSeq = at, p.u64(fleet.ColMessages), p.u64(fleet.ColBytes), p.u64(fleet.ColLastSeq)
+			s.Streams = append(s.Streams, x)
+			if p.rated {
+				r.Streams[x.StreamKey] = fleet.LinkRate{InMsgs: p.per(fleet.ColLastSeq)}
+			}
+		case fleet.KindConsumer:
+			var x fleet.Consumer
+			if err := p.decode(&x); err != nil {
+				return nil, nil, err
+			}
+			if p.attrs == nil {
+				key, err := parseConsumer(p.name)
+				if err != nil {
+					return nil, nil, err
+				}
+				x.ConsumerKey = key
+			}
+			x.At, x.Delivered, x.AckFloor = at, p.u64(fleet.ColDelivered), p.u64(fleet.ColAckFloor)
+			x.Pending, x.AckPending = p.u64(fleet.ColPending), int(p.get(fleet.ColInFlight))
+			x.Redelivered, x.Waiting = int(p.get(fleet.ColRedelivered)), int(p.get(fleet.ColWaiting))
+			s.Consumers = append(s.Consumers, x)
+			ofStream[fleet.StreamKey{Account: x.Account, Stream: x.Stream}]++
+			if p.rated {
+				r.Consumers[x.ConsumerKey] = fleet.ConsumerRate{Arrived: p.per(fleet.ColArrived), Delivered: p.per(fleet.ColDelivered), Acked: p.per(fleet.ColAcked)}
+			}
+		case fleet.KindWatch:
+			s.Cost = fleet.Cost{Requests: int(p.get(fleet.ColRequests)), Bytes: p.get(fleet.ColReadBytes), Took: time.Duration(p.get(fleet.ColTook)) * time.Microsecond}
+		}
+	}
+	for i := range s.Streams {
+		s.Streams[i].Consumers = ofStream[s.Streams[i].StreamKey]
+	}
+	slices.SortStableFunc(s.Servers, func(a, b fleet.Server) int {
+		return cmp.Or(strings.Compare(a.Cluster, b.Cluster), strings.Compare(a.Name, b.Name))
+	})
+	s.Expected = len(s.Servers)
+	s.TakenAt = fromMS(newest)
+	r.At = s.TakenAt
+	return s, r, nil
+}
+
+// addLink adds up: several accounts may share a link.
+func addLink(to map[[2]string]fleet.LinkRate, key [2]string, p *past) {
+	if !p.rated {
+		return
+	}
+	l, sum := p.link(), to[key]
+	to[key] = fleet.LinkRate{InMsgs: sum.InMsgs + l.InMsgs, OutMsgs: sum.OutMsgs + l.OutMsgs,
+		InBytes: sum.InBytes + l.InBytes, OutBytes: sum.OutBytes + l.OutBytes}
+}

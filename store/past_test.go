@@ -1,0 +1,126 @@
+package store
+
+import (
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"ballast/fleet"
+)
+
+// A past moment reads as it was seen then, from memory, from disk, and after a
+// restart; settings are those of then, not of now.
+func TestSnapshotAt(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	dir := t.TempDir()
+	db := openTest(t, dir, c, Options{})
+	start := c.now()
+	type seen struct {
+		s *fleet.Snapshot
+		r *fleet.Rates
+	}
+	then := map[time.Time]seen{}
+	var order []time.Time
+	for i := range 400 {
+		s := look(c.add(time.Second), i)
+		if i >= 200 {
+			s.Consumers[0].AckWait = 10 * time.Second
+			s.Servers[0].Version = "2.15.3"
+		}
+		put(t, db, s)
+		if i%50 == 49 {
+			if err := db.noteAttrs(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			then[c.now()] = seen{db.Latest(), db.Rates()}
+			order = append(order, c.now())
+		}
+	}
+	check := func(what string, db *DB) {
+		t.Helper()
+		for i, at := range order {
+			s, r, err := db.SnapshotAt(t.Context(), at.Add(400*time.Millisecond))
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			want := then[at]
+			if !s.TakenAt.Equal(at) || len(s.Servers) != 1 || len(s.Routes) != 1 || len(s.Gateways) != 1 || len(s.Leafs) != 1 || len(s.Accounts) != 1 {
+				t.Fatalf("%s: look %d: %+v", what, i, s)
+			}
+			if !reflect.DeepEqual(s.Consumers, want.s.Consumers) {
+				t.Errorf("%s: look %d: consumers %+v, want %+v", what, i, s.Consumers, want.s.Consumers)
+			}
+			wantServer := want.s.Servers[0]
+			if got := s.Servers[0]; !reflect.DeepEqual(got, wantServer) {
+				t.Errorf("%s: look %d: server %+v, want %+v", what, i, got, wantServer)
+			}
+			wantStream := want.s.Streams[0]
+			wantStream.Consumers = 1 // counted
+			if !reflect.DeepEqual(s.Streams[0], wantStream) {
+				t.Errorf("%s: look %d: stream %+v, want %+v", what, i, s.Streams[0], wantStream)
+			}
+			if !reflect.DeepEqual(r, want.r) {
+				t.Errorf("%s: look %d: rates %+v, want %+v", what, i, r, want.r)
+			}
+			if s.Cost != want.s.Cost {
+				t.Errorf("%s: look %d: cost %+v", what, i, s.Cost)
+			}
+		}
+	}
+	check("in memory", db)
+	if err := db.sealAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check("sealed", db)
+	check("after a kill", openTest(t, copyDir(t, dir), c, Options{}))
+
+	_, _, err := db.SnapshotAt(t.Context(), start.Add(-time.Hour))
+	if e := (*fleet.Error)(nil); !errors.As(err, &e) || e.Kind != fleet.NotFound {
+		t.Errorf("before the first look: %v", err)
+	}
+}
+
+// A server that did not answer then is shown so; what is no longer kept look by
+// look is told by means and labelled.
+func TestSnapshotAtOldAndMissing(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	db := openTest(t, t.TempDir(), c, Options{Interval: 10 * time.Second})
+	start := c.now()
+	for i := range 8 * 360 {
+		s := look(c.add(10*time.Second), 10*i)
+		if i >= 7*360 {
+			s.Servers = nil
+		}
+		put(t, db, s)
+		if i%360 == 359 {
+			if err := db.sealAll(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := db.maintain(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s, _, err := db.SnapshotAt(t.Context(), c.now().Add(-30*time.Minute))
+	if err != nil || len(s.Servers) != 1 || s.Servers[0].State != fleet.Unreachable || s.Servers[0].Cluster != "" {
+		t.Errorf("a silent server: %+v, %v", s, err)
+	}
+	c.add(25 * time.Hour)
+	if err := db.maintain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	at := start.Add(2 * time.Hour)
+	s, r, err := db.SnapshotAt(t.Context(), at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Consumers) != 1 || s.Consumers[0].Pending != 5 || s.Consumers[0].AckWait != 30*time.Second || len(s.Problems) != 1 {
+		t.Errorf("an old moment: %+v, problems %v", s.Consumers, s.Problems)
+	}
+	if got := r.Servers["n1"].InMsgs; got < 99 || got > 101 {
+		t.Errorf("an old rate = %v, want 100", got)
+	}
+}
