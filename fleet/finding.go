@@ -123,4 +123,4 @@ type Look struct {
 
 // EventAuthError is the kind of the event for clients that a server refused,
 // folded per server and interval; the findings engine looks for it.
-const EventAuthError = "auth.error"
+const EventAuthError = "server.auth_error"

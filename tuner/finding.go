@@ -333,6 +333,12 @@ func (f *Findings) rise(e fleet.Entity, name string, at time.Time, value uint64)
 	return by, at.Sub(h[0].at)
 }
 
+// course notes a level and gives the oldest one within the window, and its age.
+func (f *Findings) course(e fleet.Entity, name string, at time.Time, value uint64) (first uint64, span time.Duration) {
+	_, span = f.rise(e, name, at, value)
+	return f.history[historyKey{e, name}][0].value, span
+}
+
 // forget drops the courses of what is no longer there.
 func (f *Findings) forget(now time.Time) {
 	for k, h := range f.history {

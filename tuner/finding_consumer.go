@@ -9,7 +9,7 @@ import (
 
 var consumerChecks = []check{
 	{fleet.Check{Code: "CON001", Title: "Lag grows", Severity: fleet.Warning,
-		What:   "1,000 messages or more wait for the consumer, and more than in the measurement before.",
+		What:   "1,000 messages or more wait for the consumer, and 5 % more than at the beginning of the last 5 minutes.",
 		Why:    "More arrives than is taken, so messages get older until somebody acts. Fewer than 1,000 are a burst that most consumers drain in seconds.",
 		Remedy: "Add workers, give this target less weight, or speed up the processing.",
 	}, checkLag},
@@ -34,7 +34,7 @@ var consumerChecks = []check{
 		Remedy: "Start the workers of this consumer.",
 	}, checkStuck},
 	{fleet.Check{Code: "CON006", Title: "Consumer is not used", Severity: fleet.Info,
-		What:   "Nobody asked the consumer for messages and nothing was delivered for an hour.",
+		What:   "Nobody asks a pull consumer for messages, none wait, and nothing was delivered for an hour; one that removes itself when idle is not judged.",
 		Why:    "A forgotten consumer costs the servers memory, and holds back messages in streams with retention by interest or work queue.",
 		Remedy: "Delete it if nobody needs it, or give it an inactive threshold.",
 	}, checkUnused},
@@ -62,7 +62,10 @@ var consumerChecks = []check{
 
 func (in *inspection) eachConsumer(f func(c *fleet.Consumer)) {
 	for i := range in.snap.Consumers {
-		f(&in.snap.Consumers[i])
+		// A row that sums up many is no consumer that something could be done about.
+		if c := &in.snap.Consumers[i]; c.Fold == nil {
+			f(c)
+		}
 	}
 }
 
@@ -70,18 +73,16 @@ func consumerInfo(c *fleet.Consumer) string { return about("nats consumer info",
 
 func checkLag(in *inspection) {
 	in.eachConsumer(func(c *fleet.Consumer) {
-		e := c.Entity()
-		before, ok := in.engine.lastReading(e, "pending")
-		in.engine.rise(e, "pending", c.At, c.Pending)
-		if !ok || !c.At.After(before.at) {
-			return
-		}
-		in.judge(e, c.At, c.Pending >= in.lim.Lag && c.Pending > before.value, func() proof {
-			growth := float64(c.Pending-before.value) / c.At.Sub(before.at).Seconds()
-			p := proof{command: consumerInfo(c), source: c.Source,
-				evidence: figures(figure("waiting", number(float64(c.Pending)), number(float64(in.lim.Lag)), fleet.ColPending), figure("growth", number(growth)+" msg/s", "0", fleet.ColPending))}
-			p.text = fmt.Sprintf("%s wait for consumer %s, %s msg/s more every second. %s", plural(int(c.Pending), "message"), c.Consumer, number(growth), in.drain(c))
-			return p
+		// A consumer that was created anew has a course of its own.
+		first, span := in.engine.course(c.Entity(), "pending "+c.Created.String(), c.At, c.Pending)
+		in.judge(c.Entity(), c.At, c.Pending >= in.lim.Lag && !c.Paused && float64(c.Pending) > 1.05*float64(first), func() proof {
+			more := c.Pending - first
+			growth := float64(more) / max(span.Seconds(), 1e-3)
+			return proof{
+				text:    fmt.Sprintf("%s wait for consumer %s, %s more than %s before. %s", plural(int(c.Pending), "message"), c.Consumer, number(float64(more)), short(span), in.drain(c)),
+				command: consumerInfo(c), source: c.Source,
+				evidence: figures(figure("waiting", number(float64(c.Pending)), number(float64(in.lim.Lag)), fleet.ColPending), figure("growth", number(growth)+" msg/s", "0", fleet.ColPending)),
+			}
 		})
 	})
 }
@@ -157,14 +158,18 @@ func checkAckPending(in *inspection) {
 	})
 }
 
-// quiet is how long nothing was delivered by a consumer or acknowledged to it,
-// by the clock of the server that leads it.
-func quiet(in *inspection, c *fleet.Consumer) time.Duration {
-	now := c.At
-	if s := in.names[c.Leader]; len(s) > 0 && !s[0].Now.IsZero() {
-		now = now.Add(s[0].Now.Sub(s[0].At))
+// clock is what the clock of a server said at a time of ours: what the server
+// dates must be compared with its own clock.
+func (in *inspection) clock(server string, at time.Time) time.Time {
+	if s := in.names[server]; len(s) > 0 {
+		return at.Add(s[0].Skew())
 	}
-	return max(0, now.Sub(newest(c.Created, c.LastDelivery, c.LastAck)))
+	return at
+}
+
+// quiet is how long nothing was delivered by a consumer or acknowledged to it.
+func quiet(in *inspection, c *fleet.Consumer) time.Duration {
+	return max(0, in.clock(c.Leader, c.At).Sub(newest(c.Created, c.LastDelivery, c.LastAck)))
 }
 
 func checkStuck(in *inspection) {
@@ -183,7 +188,7 @@ func checkStuck(in *inspection) {
 func checkUnused(in *inspection) {
 	in.eachConsumer(func(c *fleet.Consumer) {
 		q := quiet(in, c)
-		in.judge(c.Entity(), c.At, !c.Push && c.Waiting == 0 && !c.Paused && q >= in.lim.Idle, func() proof {
+		in.judge(c.Entity(), c.At, !c.Push && c.Waiting == 0 && c.Pending == 0 && c.Inactive == 0 && !c.Paused && q >= in.lim.Idle, func() proof {
 			return proof{
 				text:    fmt.Sprintf("Nobody asked consumer %s for messages, and nothing was delivered for %s.", c.Consumer, short(q)),
 				command: consumerInfo(c), source: c.Source,
@@ -198,10 +203,7 @@ func checkConsumerLeader(in *inspection) {
 		return // nobody answers: who leads is not known
 	}
 	in.eachConsumer(func(c *fleet.Consumer) {
-		if len(c.Peers) == 0 {
-			return
-		}
-		in.judge(c.Entity(), in.snap.TakenAt, in.leaderless(c.Leader, len(c.Peers)+1), func() proof {
+		in.judge(c.Entity(), in.snap.TakenAt, len(c.Peers) > 0 && in.leaderless(c.Leader, len(c.Peers)+1), func() proof {
 			return proof{
 				text:    fmt.Sprintf("Consumer %s has no leader; its figures are of %s.", c.Consumer, ago(in.now.Sub(c.At))),
 				command: consumerInfo(c), source: c.Source, evidence: figures(figure("replicas", number(float64(len(c.Peers)+1)), "", "")),
@@ -218,15 +220,18 @@ func checkConsumerReplicas(in *inspection) {
 
 func checkConsumerOwner(in *inspection) {
 	in.eachConsumer(func(c *fleet.Consumer) {
-		b := &broken{}
-		if l := c.Limits; l != nil && !l.MonitorOff {
-			b.reaches("waiting messages", float64(c.Pending), float64(l.Unprocessed), fleet.ColPending)
-			b.reaches("messages in flight", float64(c.AckPending), float64(l.AckPending), fleet.ColInFlight)
-			b.reaches("redelivered messages", float64(c.Redelivered), float64(l.Redelivered), fleet.ColRedelivered)
-			b.reaches("waiting pull requests", float64(c.Waiting), float64(l.Waiting), fleet.ColWaiting)
-			b.older("last delivery", c.At, c.LastDelivery, l.LastDelivery)
-			b.older("last acknowledgement", c.At, c.LastAck, l.LastAck)
+		l := c.Limits
+		if l == nil || l.MonitorOff {
+			l = &fleet.Thresholds{} // also what was judged before is over
 		}
+		b := breaches{}
+		b.above("outstanding-ack-critical", uint64(max(0, c.AckPending)), uint64(l.AckPending), fleet.ColInFlight)
+		b.above("waiting-critical", uint64(max(0, c.Waiting)), uint64(l.Waiting), fleet.ColWaiting)
+		b.above("unprocessed-critical", c.Pending, l.Unprocessed, fleet.ColPending)
+		b.above("redelivery-critical", uint64(max(0, c.Redelivered)), uint64(l.Redelivered), fleet.ColRedelivered)
+		now := in.clock(c.Leader, c.At)
+		b.older("last-delivery-critical", now.Sub(newest(c.Created, c.LastDelivery)), l.LastDelivery)
+		b.older("last-ack-critical", now.Sub(newest(c.Created, c.LastAck)), l.LastAck)
 		in.owners(c.Entity(), c.At, b, command("nats", "server", "check", "consumer", "--stream="+c.Stream, "--consumer="+c.Consumer), c.Source)
 	})
 }
@@ -241,13 +246,4 @@ func checkPaused(in *inspection) {
 			}
 		})
 	})
-}
-
-// lastReading is the newest reading of a figure.
-func (f *Findings) lastReading(e fleet.Entity, name string) (reading, bool) {
-	h := f.history[historyKey{e, name}]
-	if len(h) == 0 {
-		return reading{}, false
-	}
-	return h[len(h)-1], true
 }

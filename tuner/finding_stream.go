@@ -50,6 +50,11 @@ var streamChecks = []check{
 		Why:    "The owner knows best what is normal; the thresholds are those that 'nats server check stream' uses.",
 		Remedy: "Ask the owner of the stream, or correct the threshold in its metadata.",
 	}, checkStreamOwner},
+	{fleet.Check{Code: "STR009", Title: "Stream has one copy in a cluster", Severity: fleet.Info,
+		What:   "A stream on disk has one replica, and three servers or more of its cluster answer.",
+		Why:    "While its server is away so is the stream, and with that disk it is lost. Three is the least that survives a failure.",
+		Remedy: "Set replicas to 3, unless what it holds can be made again.",
+	}, checkSingle},
 }
 
 func (in *inspection) streams(f func(s *fleet.Stream)) {
@@ -73,10 +78,7 @@ func checkStreamLeader(in *inspection) {
 		return // nobody answers: who leads is not known
 	}
 	in.streams(func(s *fleet.Stream) {
-		if s.Replicas < 2 {
-			return
-		}
-		in.judge(s.Entity(), in.snap.TakenAt, in.leaderless(s.Leader, s.Replicas), func() proof {
+		in.judge(s.Entity(), in.snap.TakenAt, s.Replicas > 1 && in.leaderless(s.Leader, s.Replicas), func() proof {
 			return proof{
 				text:    fmt.Sprintf("Stream %s has no leader; its figures are of %s.", s.Stream, ago(in.now.Sub(s.At))),
 				command: about("nats stream info", s.Stream), source: s.Source,
@@ -88,7 +90,7 @@ func checkStreamLeader(in *inspection) {
 
 func checkStreamReplicas(in *inspection) {
 	in.streams(func(s *fleet.Stream) {
-		in.replicas(s.Entity(), s.At, s.Peers, "stream "+s.Stream, about("nats stream cluster peer-remove", s.Stream), s.Source)
+		in.replicas(s.Entity(), s.At, s.Peers, "stream "+s.Stream, about("nats stream info", s.Stream), s.Source)
 	})
 }
 
@@ -179,71 +181,84 @@ func checkNoConsumers(in *inspection) {
 	})
 }
 
-// broken collects the owner's thresholds that are passed.
-type broken struct {
-	severity fleet.Severity
+// breaches are those of the owner's thresholds that are not kept.
+type breaches struct {
 	words    []string
 	evidence []fleet.Evidence
+	mild     bool // only one of which the owner wants to be warned
 }
 
-// reaches notes a figure that is at its limit or beyond; 0 is no limit.
-func (b *broken) reaches(what string, value, most float64, column string) {
-	if most > 0 && value >= most {
-		b.pass(fleet.Critical, what, number(value), number(most), column)
+func (b *breaches) add(key, value, limit, column string) {
+	b.words = append(b.words, fmt.Sprintf("%s is %s, and it was set to %s", key, value, limit))
+	b.evidence = append(b.evidence, figure("io.nats.monitor."+key, value, limit, column))
+}
+
+func (b *breaches) above(key string, value, limit uint64, column string) {
+	if limit > 0 && value >= limit {
+		b.add(key, number(float64(value)), number(float64(limit)), column)
 	}
 }
 
-// older notes something that was too long ago, or never; 0 is no limit.
-func (b *broken) older(what string, now, last time.Time, most time.Duration) {
-	switch {
-	case most <= 0:
-	case last.IsZero():
-		b.pass(fleet.Critical, what, "never", short(most), "")
-	case now.Sub(last) >= most:
-		b.pass(fleet.Critical, what, ago(now.Sub(last)), short(most), "")
+func (b *breaches) older(key string, age, limit time.Duration) {
+	if limit > 0 && age >= limit {
+		b.add(key, short(age), short(limit), "")
 	}
 }
 
-func (b *broken) pass(s fleet.Severity, what, value, limit, column string) {
-	if b.severity != fleet.Critical {
-		b.severity = s
-	}
-	b.words = append(b.words, fmt.Sprintf("%s %s (limit %s)", what, value, limit))
-	b.evidence = append(b.evidence, figure(what, value, limit, column))
-}
-
-func (in *inspection) owners(e fleet.Entity, at time.Time, b *broken, command string, source fleet.Source) {
+func (in *inspection) owners(e fleet.Entity, at time.Time, b breaches, command string, source fleet.Source) {
 	in.judge(e, at, len(b.words) > 0, func() proof {
-		return proof{severity: b.severity, text: "The owner's thresholds are passed: " + list(b.words) + ".", command: command, source: source, evidence: b.evidence}
+		p := proof{text: "The owner's thresholds are passed: " + strings.Join(b.words, "; ") + ".", command: command, source: source, evidence: b.evidence}
+		if b.mild {
+			p.severity = fleet.Warning
+		}
+		return p
 	})
 }
 
 func checkStreamOwner(in *inspection) {
 	in.streams(func(s *fleet.Stream) {
-		b := &broken{}
-		if l := s.Limits; l != nil && !l.MonitorOff {
-			b.messages(s.Messages, l.MsgsWarn, l.MsgsCritical)
-			if l.Peers > 0 && l.Peers != len(s.Peers)+1 {
-				b.pass(fleet.Critical, "replicas", strconv.Itoa(len(s.Peers)+1), strconv.Itoa(l.Peers), "")
-			}
-			for _, p := range s.Peers {
-				b.reaches("lag of "+p.Name, float64(p.Lag), float64(l.PeerLag), "")
-				b.older("last word of "+p.Name, s.At, s.At.Add(-p.Active), l.PeerSeen)
-			}
+		l := s.Limits
+		if l == nil || l.MonitorOff {
+			l = &fleet.Thresholds{} // also what was judged before is over
+		}
+		b := breaches{}
+		if l.Peers > 0 && len(s.Peers)+1 != l.Peers {
+			b.add("peer-expect", strconv.Itoa(len(s.Peers)+1), strconv.Itoa(l.Peers), "")
+		}
+		for _, p := range s.Peers {
+			b.above("peer-lag-critical", p.Lag, l.PeerLag, "")
+			b.older("peer-seen-critical", p.Active, l.PeerSeen)
+		}
+		// With the warning above the critical limit, the stream is one that must not
+		// run dry.
+		dry := l.MsgsCritical > 0 && l.MsgsWarn > l.MsgsCritical
+		beyond := func(limit uint64) bool {
+			return limit > 0 && (dry && s.Messages <= limit || !dry && s.Messages >= limit)
+		}
+		switch {
+		case beyond(l.MsgsCritical):
+			b.add("msgs-critical", number(float64(s.Messages)), number(float64(l.MsgsCritical)), fleet.ColMessages)
+		case beyond(l.MsgsWarn):
+			b.mild = len(b.words) == 0
+			b.add("msgs-warn", number(float64(s.Messages)), number(float64(l.MsgsWarn)), fleet.ColMessages)
 		}
 		in.owners(s.Entity(), s.At, b, command("nats", "server", "check", "stream", "--stream="+s.Stream), s.Source)
 	})
 }
 
-// messages judges a stream's messages the way the nats command does: with a
-// warning above the critical limit, both are lower limits.
-func (b *broken) messages(n, warn, critical uint64) {
-	lower := critical > 0 && warn > critical
-	past := func(limit uint64) bool { return limit > 0 && (lower && n <= limit || !lower && n >= limit) }
-	switch {
-	case past(critical):
-		b.pass(fleet.Critical, "messages", number(float64(n)), number(float64(critical)), fleet.ColMessages)
-	case past(warn):
-		b.pass(fleet.Warning, "messages", number(float64(n)), number(float64(warn)), fleet.ColMessages)
-	}
+func checkSingle(in *inspection) {
+	in.streams(func(s *fleet.Stream) {
+		leaders := in.names[s.Leader]
+		if len(leaders) == 0 || leaders[0].Cluster == "" || s.Storage == "memory" {
+			return
+		}
+		n := len(in.clusters[leaders[0].Cluster])
+		in.judge(s.Entity(), s.At, s.Replicas < 2 && n > 2, func() proof {
+			return proof{
+				text:    fmt.Sprintf("Stream %s is kept on %s alone, in a cluster of %s.", s.Stream, s.Leader, plural(n, "server")),
+				command: about("nats stream edit --replicas=3", s.Stream), source: s.Source,
+				evidence: figures(figure("replicas", strconv.Itoa(s.Replicas), "3", "")),
+			}
+		})
+	})
 }

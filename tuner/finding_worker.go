@@ -2,7 +2,9 @@ package tuner
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
 
@@ -36,11 +38,16 @@ var workerChecks = []check{
 		Why:    "One error in twenty is beyond what callers' mistakes usually make. Below 20 requests a share means little.",
 		Remedy: "Read the last error, and take the instance out if only this one fails.",
 	}, checkService},
+	{fleet.Check{Code: "SVC002", Title: "Instances of a service run different versions", Severity: fleet.Info,
+		What:   "More than one version of a micro service answers in three looks.",
+		Why:    "During a roll-out that is as it should be; afterwards an old instance was forgotten and answers as it did before.",
+		Remedy: "Finish the roll-out, or stop the instances of the old version.",
+	}, checkServiceVersions},
 	{fleet.Check{Code: "QUE001", Title: "Queue group has stale members", Severity: fleet.Warning,
-		What:   "Micro service endpoints of one subject are in several queue groups whose names differ only in a start time and process id (name.<start>.<pid>).",
-		Why:    "Every queue group gets its own copy of each message: a new group beside one of an earlier start means that every request is handled twice.",
-		Remedy: "Stop the instances of the older group, or give the group a name that stays.",
-	}, checkQueues},
+		What:   "Beside a member of a dynamic group, named <group>.<start>.<pid>, stands one of an earlier start: a queue group of a micro service's endpoint, or a durable consumer from which nobody pulls for a minute.",
+		Why:    "Every queue group and every consumer gets its own copy of each message: either the work is done twice, or messages pile up for a process that is gone.",
+		Remedy: "Stop the instances or remove the consumers of earlier starts; set inactive_threshold so that they go by themselves.",
+	}, checkMembers},
 }
 
 func (in *inspection) targets(f func(split string, t traffic.Target)) {
@@ -71,6 +78,7 @@ func (in *inspection) consumerOf(o *traffic.Observed) (c *fleet.Consumer, sure b
 func checkSampling(in *inspection) {
 	in.targets(func(split string, t traffic.Target) {
 		if t.Observe == nil {
+			in.good(targetEntity(split, t.Name), in.snap.TakenAt) // no longer
 			return
 		}
 		c, sure := in.consumerOf(t.Observe)
@@ -94,6 +102,7 @@ func checkTargetConsumer(in *inspection) {
 	}
 	in.targets(func(split string, t traffic.Target) {
 		if t.Observe == nil {
+			in.good(targetEntity(split, t.Name), in.snap.TakenAt) // no longer
 			return
 		}
 		c, sure := in.consumerOf(t.Observe)
@@ -115,8 +124,12 @@ func (in *inspection) observed(f func(e fleet.Entity, split string, o traffic.Ob
 	for _, rev := range in.splits {
 		for _, o := range in.seen[rev.Split.Name] {
 			for _, t := range rev.Split.Targets {
-				if t.Name == o.Target && t.State == traffic.Ready {
-					f(targetEntity(rev.Split.Name, t.Name), rev.Split.Name, o)
+				switch e := targetEntity(rev.Split.Name, t.Name); {
+				case t.Name != o.Target:
+				case t.State == traffic.Ready:
+					f(e, rev.Split.Name, o)
+				default:
+					in.good(e, in.snap.TakenAt) // it is meant to be without workers
 				}
 			}
 		}
@@ -193,54 +206,113 @@ func clip(s string, n int) string {
 	return s
 }
 
-// dynamicQueue takes a queue group's name apart: a base, the start in seconds or
-// milliseconds, and a process id.
-var dynamicQueue = regexp.MustCompile(`^(.+)[.\-_](\d{10}|\d{13})[.\-_](\d{1,10})$`)
-
-func checkQueues(in *inspection) {
+func checkServiceVersions(in *inspection) {
 	type group struct {
-		subject, base string
+		versions map[string][]string
+		at       time.Time
 	}
-	starts := map[group]map[int64]int{} // instances by start
-	at := map[group]time.Time{}
+	by := map[string]*group{}
 	for i := range in.snap.Services {
 		s := &in.snap.Services[i]
-		for _, p := range s.Endpoints {
-			m := dynamicQueue.FindStringSubmatch(p.Queue)
-			if m == nil {
-				continue
+		g := by[s.Name]
+		if g == nil {
+			g = &group{versions: map[string][]string{}}
+			by[s.Name] = g
+		}
+		g.versions[s.Version] = append(g.versions[s.Version], s.ID)
+		g.at = newest(g.at, s.At)
+	}
+	for _, name := range slices.Sorted(maps.Keys(by)) {
+		g := by[name]
+		e := fleet.Entity{Kind: fleet.KindService, Key: name}
+		in.exists[e] = true
+		in.judge(e, g.at, len(g.versions) > 1, func() proof {
+			text, ev := "", []fleet.Evidence(nil)
+			for _, v := range slices.Sorted(maps.Keys(g.versions)) {
+				if text != "" {
+					text += ", "
+				}
+				text += fmt.Sprintf("%s (%s)", v, plural(len(g.versions[v]), "instance"))
+				ev = append(ev, figure(v, plural(len(g.versions[v]), "instance"), "", ""))
 			}
-			start, err := strconv.ParseInt(m[2], 10, 64)
-			if err != nil {
-				continue
-			}
-			if len(m[2]) == 13 {
-				start /= 1000
-			}
-			k := group{p.Subject, m[1]}
-			if starts[k] == nil {
-				starts[k] = map[int64]int{}
-			}
-			starts[k][start]++
-			at[k] = newest(at[k], s.At)
+			return proof{text: fmt.Sprintf("Service %s runs as %s.", name, text), command: about("nats micro info", name), evidence: ev}
+		})
+	}
+}
+
+// dynamicName is that of a member of a dynamic group: <group>-<start>-<pid>,
+// the start in seconds to nanoseconds since 1970.
+var dynamicName = regexp.MustCompile(`^(.+)[-_.](1\d{9}|1\d{12}|1\d{15}|1\d{18})[-_.](\d{1,7})$`)
+
+// generation splits a dynamic name; ok is false for any other.
+func generation(name string) (group string, start int64, ok bool) {
+	m := dynamicName.FindStringSubmatch(name)
+	if m == nil {
+		return "", 0, false
+	}
+	n, err := strconv.ParseInt(m[2], 10, 64)
+	if err != nil {
+		return "", 0, false
+	}
+	for n < 1e18 {
+		n *= 1000
+	}
+	return m[1], n, true
+}
+
+func checkMembers(in *inspection) {
+	type member struct {
+		name  string
+		start int64
+		idle  bool
+	}
+	type group struct {
+		where   string
+		name    string
+		members []member
+		at      time.Time
+		source  fleet.Source
+		command string
+		newest  int64
+	}
+	groups := map[string]*group{}
+	add := func(where, name, command string, at time.Time, source fleet.Source, idle bool) {
+		base, start, ok := generation(name)
+		if !ok {
+			return
+		}
+		g := groups[where+" "+base]
+		if g == nil {
+			g = &group{where: where, name: base, source: source, command: command}
+			groups[where+" "+base] = g
+		}
+		g.members = append(g.members, member{name, start, idle})
+		g.at, g.newest = newest(g.at, at), max(g.newest, start)
+	}
+	in.eachConsumer(func(c *fleet.Consumer) {
+		if c.Leader != "" {
+			add("stream "+c.Account+"/"+c.Stream, c.Consumer, about("nats consumer report", c.Stream), c.At, c.Source, c.Waiting == 0 && quiet(in, c) >= in.lim.Stuck)
+		}
+	})
+	for i := range in.snap.Services {
+		s := &in.snap.Services[i]
+		for j := range s.Endpoints {
+			// Every generation has its own queue group: each of them gets every request.
+			add("service "+s.Name+" "+s.Endpoints[j].Subject, s.Endpoints[j].Queue, about("nats micro info", s.Name), s.At, "", true)
 		}
 	}
-	for k, by := range starts {
-		e := fleet.Entity{Kind: fleet.KindQueue, Key: k.subject + " " + k.base}
-		in.exists[e] = true
-		in.judge(e, at[k], len(by) > 1, func() proof {
-			var last int64
-			n := 0
-			for start, count := range by {
-				last = max(last, start)
-				n += count
+	for _, k := range slices.Sorted(maps.Keys(groups)) {
+		g := groups[k]
+		var stale []string
+		for _, m := range g.members {
+			if m.idle && m.start < g.newest {
+				stale = append(stale, m.name)
 			}
-			return proof{
-				text: fmt.Sprintf("Subject %s is served by %d queue groups named %s.<start>.<pid>; only %s of %d belong to the newest, of %s.", k.subject, len(by), k.base,
-					plural(by[last], "instance"), n, time.Unix(last, 0).UTC().Format("2006-01-02 15:04:05 UTC")),
-				command: about("nats micro ls"), source: fleet.Report,
-				evidence: figures(figure("queue groups", number(float64(len(by))), "1", "")),
-			}
+		}
+		in.judge(fleet.Entity{Kind: fleet.KindQueue, Key: k}, g.at, len(stale) > 0, func() proof {
+			return proof{text: fmt.Sprintf("Of group %s of %s, %s of an earlier start stand beside a newer one: %s.", g.name, g.where, plural(len(stale), "member"), list(stale)),
+				source: g.source, command: g.command, evidence: figures(figure("stale members", number(float64(len(stale))), "0", ""))}
 		})
+		in.exists[fleet.Entity{Kind: fleet.KindQueue, Key: k}] = true
 	}
 }
