@@ -97,7 +97,7 @@ type page struct {
 }
 
 // list reads all streams and consumers of the account, as their leaders tell.
-func (a *account) list(ctx context.Context, cost *fleet.Cost) (*assets, error) {
+func (a *account) list(ctx context.Context, cost *bill) (*assets, error) {
 	ctx, cancel := context.WithTimeout(ctx, bulkTimeout)
 	defer cancel()
 	name := a.name(ctx)
@@ -138,20 +138,20 @@ func (a *account) list(ctx context.Context, cost *fleet.Cost) (*assets, error) {
 			return nil, fmt.Errorf("list consumers: %w", err)
 		}
 	}
-	out.took = a.now().Sub(out.at)
+	out.took, out.configs = a.now().Sub(out.at), true
 	return out, nil
 }
 
 // pages asks for a list page by page; take returns how many a page held.
-func (a *account) pages(ctx context.Context, subject string, cost *fleet.Cost, take func(*page) int) error {
+func (a *account) pages(ctx context.Context, subject string, cost *bill, take func(*page) int) error {
 	offset := 0
 	for range maxPage {
-		cost.Requests++
+		cost.request()
 		m, err := a.nc.RequestWithContext(ctx, subject, fmt.Appendf(nil, `{"offset":%d}`, offset))
 		if err != nil {
 			return err
 		}
-		cost.Bytes += int64(len(m.Data))
+		cost.answer(int64(len(m.Data)), int64(len(m.Data)), cpuPlainByte)
 		var p page
 		if err := json.Unmarshal(m.Data, &p); err != nil {
 			return err

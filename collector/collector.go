@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -78,16 +79,17 @@ const maxUnsent = 20_000
 
 // Collector is made by New and works while Run runs.
 type Collector struct {
-	cfg     Config
-	sink    Sink
-	log     *slog.Logger
-	now     func() time.Time
-	monitor *monitor
-	system  *system
-	account *account
-	acks    *acks
-	reports *reports
-	pushed  *pushed
+	cfg      Config
+	sink     Sink
+	log      *slog.Logger
+	now      func() time.Time
+	monitor  *monitor
+	system   *system
+	account  *account
+	acks     *acks
+	reports  *reports
+	pushed   *pushed
+	services *services
 
 	// unsent are windows that the sink did not take, to be offered again; owned by
 	// the goroutine that flushes.
@@ -100,7 +102,14 @@ type Collector struct {
 	restarted   map[string]bool          // servers that may still be recovering, by name
 	cost        fleet.Cost               // since the last snapshot
 	open        int                      // requests under way
-	needAccount bool                     // the account's own JetStream API has something to add
+	wantConfigs bool                     // configurations are asked for before their time
+	earlyAt     time.Time                // when they were last
+	stale       bool                     // a configuration was changed since they were read
+	folds       *folds
+	needAccount bool // the account's own JetStream API has something to add
+
+	// foldedIn tells the windows which row a short-lived consumer is summed in.
+	foldedIn atomic.Pointer[map[fleet.ConsumerKey]string]
 
 	results  chan answer // from the sources to the rounds
 	inFlight sync.WaitGroup
@@ -138,6 +147,8 @@ func New(cfg Config, sink Sink) (*Collector, error) {
 	c.acks = newAcks(cfg.Now)
 	c.reports = newReports(cfg.Now)
 	c.pushed = newPushed(cfg.Now)
+	c.services = newServices(cfg.Conn, cfg.Now)
+	c.folds = newFolds(cfg.Now)
 	return c, nil
 }
 
@@ -235,6 +246,9 @@ func (c *Collector) flush(ctx context.Context, to time.Time) {
 		account := c.account.name(ctx)
 		for i := range windows {
 			windows[i].Account = account
+		}
+		if of := c.foldedIn.Load(); of != nil {
+			windows = foldWindows(windows, *of)
 		}
 	}
 	if windows = append(c.unsent, windows...); len(windows) > 0 {

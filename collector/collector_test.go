@@ -232,7 +232,7 @@ func TestEverySourceTellsTheSame(t *testing.T) {
 		want := fleet.Consumer{
 			ConsumerKey: fleet.ConsumerKey{Account: "APP", Stream: "ORDERS", Consumer: "east"},
 			Created:     c.Created, Leader: c.Leader, FilterSubjects: []string{"orders.>"}, AckPolicy: "explicit",
-			AckWait: time.Minute, MaxDeliver: -1, MaxAckPending: 5000, SampleFreq: "100",
+			AckWait: time.Minute, MaxDeliver: -1, MaxAckPending: 5000, SampleFreq: "100", Durable: true,
 			Delivered: 7, DeliveredSeq: 7, AckFloor: 4, AckFloorSeq: 4, AckPending: 3, Pending: 13,
 			LastDelivery: c.LastDelivery, LastAck: c.LastAck, Metadata: c.Metadata, At: c.At, Source: source,
 		}

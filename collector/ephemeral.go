@@ -1,6 +1,13 @@
 package collector
 
-import "strings"
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"ballast/fleet"
+)
 
 // namePattern replaces what a client library or a program generated in a
 // consumer's name by a star: random tokens, UUIDs, long numbers. A name that
@@ -101,4 +108,236 @@ func isUUID(s string) bool {
 		}
 	}
 	return true
+}
+
+// folds sums up consumers that come and go under generated names, so that they
+// make neither endless rows nor endless series. Its state is owned by the rounds.
+type folds struct {
+	now   func() time.Time
+	known map[fleet.ConsumerKey]*foldState
+}
+
+// foldState keeps a fold's counters from falling when consumers go: what they
+// counted stays in the sum.
+type foldState struct {
+	first   time.Time // when the fold was seen first
+	last    time.Time // when it had a member last
+	gone    tally     // of members that are gone
+	members map[fleet.ConsumerKey]member
+	seen    uint64
+}
+
+type member struct {
+	tally
+	created time.Time
+}
+
+type tally struct{ delivered, ackFloor uint64 }
+
+const (
+	foldTop = 5 // members of a fold that are kept in detail
+	// maxKeptFolds bounds the folds that are kept; beyond, a stream has one for all.
+	maxKeptFolds = 5000
+	// foldKept is how long an empty fold is kept, so that its counters go on when
+	// the next member comes.
+	foldKept = 10 * time.Minute
+)
+
+// isShortLived tells consumers that are folded: those that nobody named, and
+// those that are named by a generator and removed when they are not used.
+func isShortLived(c *fleet.Consumer) bool {
+	if c.Durable && c.Inactive == 0 {
+		return false
+	}
+	return patternOf(c) != c.Consumer
+}
+
+// patternOf is namePattern, and knows that the server makes up 8 letters and
+// digits for a consumer without a name. One that may be removed is not worth the
+// doubt whether somebody chose them.
+func patternOf(c *fleet.Consumer) string {
+	if !c.Durable && isServerMade(c.Consumer) {
+		return "*"
+	}
+	return namePattern(c.Consumer)
+}
+
+// isServerMade takes 8 letters and digits for a server's choice unless they are
+// a word, perhaps with a number.
+func isServerMade(name string) bool {
+	if len(name) != 8 {
+		return false
+	}
+	word := strings.TrimRight(name, "0123456789")
+	for i := range len(word) {
+		if c := word[i] | 0x20; (c < 'a' || c > 'z') && (word[i] < '0' || word[i] > '9') {
+			return false
+		}
+	}
+	if word == "" {
+		return true
+	}
+	rest := word[1:]
+	isWord := !strings.ContainsAny(word, "0123456789") && (rest == strings.ToLower(rest) || word == strings.ToUpper(word))
+	return !isWord
+}
+
+// foldKeyOf names the row that a consumer is summed in. No consumer can have
+// such a name: stars and spaces are not allowed in them.
+func foldKeyOf(c *fleet.Consumer) (k fleet.ConsumerKey, pattern, filter string) {
+	pattern, filter = patternOf(c), strings.Join(c.FilterSubjects, " ")
+	k = c.ConsumerKey
+	k.Consumer = pattern
+	if filter != "" {
+		k.Consumer += " (" + clipped(filter, 200) + ")"
+	}
+	return k, pattern, filter
+}
+
+func newFolds(now func() time.Time) *folds {
+	return &folds{now: now, known: map[fleet.ConsumerKey]*foldState{}}
+}
+
+// fold replaces short-lived consumers in rows by their sums. of tells for each
+// of them which row it is in.
+func (f *folds) fold(rows []fleet.Consumer) (out []fleet.Consumer, of map[fleet.ConsumerKey]string) {
+	out = make([]fleet.Consumer, 0, len(rows))
+	sums := map[fleet.ConsumerKey]*fleet.Consumer{}
+	members := map[fleet.ConsumerKey]map[fleet.ConsumerKey]member{}
+	of = map[fleet.ConsumerKey]string{}
+	now := f.now()
+	for i := range rows {
+		c := &rows[i]
+		if !isShortLived(c) {
+			out = append(out, *c)
+			continue
+		}
+		if c.AckPolicy == "" {
+			continue // it belongs to the row of its filter, which is read with the next configurations
+		}
+		k, pattern, filter := foldKeyOf(c)
+		if f.known[k] == nil && len(f.known)+len(sums) >= maxKeptFolds {
+			k.Consumer, pattern, filter = "*", "*", ""
+		}
+		of[c.ConsumerKey] = k.Consumer
+		sum := sums[k]
+		if sum == nil {
+			sum = &fleet.Consumer{
+				ConsumerKey: k, FilterSubjects: c.FilterSubjects, AckPolicy: c.AckPolicy, AckWait: c.AckWait,
+				MaxDeliver: c.MaxDeliver, MaxAckPending: c.MaxAckPending, Inactive: c.Inactive, Push: c.Push,
+				SampleFreq: c.SampleFreq, Source: c.Source, Fold: &fleet.Fold{Pattern: pattern, Filter: filter},
+			}
+			sums[k], members[k] = sum, map[fleet.ConsumerKey]member{}
+		}
+		sum.Fold.Count++
+		sum.AckPending += c.AckPending
+		sum.Redelivered += c.Redelivered
+		sum.Pending += c.Pending
+		sum.Waiting += c.Waiting
+		sum.DeliveredSeq = max(sum.DeliveredSeq, c.DeliveredSeq)
+		sum.AckFloorSeq = max(sum.AckFloorSeq, c.AckFloorSeq)
+		sum.LastDelivery = later(sum.LastDelivery, c.LastDelivery)
+		sum.LastAck = later(sum.LastAck, c.LastAck)
+		sum.At = later(sum.At, c.At)
+		sum.Fold.Top = append(sum.Fold.Top, *c)
+		members[k][c.ConsumerKey] = member{tally{c.Delivered, c.AckFloor}, c.Created}
+	}
+	for k, sum := range sums {
+		s := f.known[k]
+		if s == nil {
+			s = &foldState{first: now}
+			f.known[k] = s
+		}
+		s.update(members[k], now)
+		for _, m := range s.members {
+			sum.Delivered += m.delivered
+			sum.AckFloor += m.ackFloor
+		}
+		sum.Delivered += s.gone.delivered
+		sum.AckFloor += s.gone.ackFloor
+		sum.Created, sum.Fold.Seen = s.first, s.seen
+		slices.SortFunc(sum.Fold.Top, func(a, b fleet.Consumer) int {
+			return cmp.Or(cmp.Compare(b.Pending+uint64(b.AckPending), a.Pending+uint64(a.AckPending)), cmp.Compare(a.Consumer, b.Consumer))
+		})
+		sum.Fold.Top = slices.Clone(sum.Fold.Top[:min(len(sum.Fold.Top), foldTop)])
+		out = append(out, *sum)
+	}
+	for k, s := range f.known {
+		if sums[k] == nil {
+			s.update(nil, now)
+			if now.Sub(s.last) > foldKept {
+				delete(f.known, k)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b fleet.Consumer) int {
+		return cmp.Or(cmp.Compare(a.Account, b.Account), cmp.Compare(a.Stream, b.Stream), cmp.Compare(a.Consumer, b.Consumer))
+	})
+	return out, of
+}
+
+func (s *foldState) update(now map[fleet.ConsumerKey]member, at time.Time) {
+	for k, old := range s.members {
+		m, ok := now[k]
+		// One that was made anew under its name counts anew.
+		if !ok || !m.created.Equal(old.created) {
+			s.gone.delivered += old.delivered
+			s.gone.ackFloor += old.ackFloor
+		}
+	}
+	for k, m := range now {
+		if old, ok := s.members[k]; !ok || !m.created.Equal(old.created) {
+			s.seen++
+		}
+	}
+	s.members = now
+	if len(now) > 0 {
+		s.last = at
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// foldWindows puts the measured latencies of folded consumers into their rows.
+// One that is gone since the last look is put where its kind is.
+func foldWindows(windows []fleet.AckWindow, of map[fleet.ConsumerKey]string) []fleet.AckWindow {
+	if len(of) == 0 {
+		return windows
+	}
+	type family struct{ stream, pattern string }
+	pattern := func(k fleet.ConsumerKey) string { return patternOf(&fleet.Consumer{ConsumerKey: k}) }
+	families := map[family]string{}
+	for k, row := range of {
+		f := family{k.Stream, pattern(k)}
+		if old, ok := families[f]; !ok || row < old {
+			families[f] = row
+		}
+	}
+	out := windows[:0]
+	sums := map[fleet.ConsumerKey]int{}
+	for _, w := range windows {
+		row, ok := of[w.ConsumerKey]
+		if !ok {
+			row, ok = families[family{w.Stream, pattern(w.ConsumerKey)}]
+			ok = ok && pattern(w.ConsumerKey) != w.Consumer
+		}
+		if !ok {
+			out = append(out, w)
+			continue
+		}
+		w.Consumer = row
+		if i, again := sums[w.ConsumerKey]; again {
+			out[i].Latency.Merge(w.Latency)
+			out[i].Redelivered += w.Redelivered
+			continue
+		}
+		sums[w.ConsumerKey] = len(out)
+		out = append(out, w)
+	}
+	return out
 }

@@ -72,7 +72,10 @@ func (e *eventList) servers(prev, next *fleet.Snapshot) {
 		}
 		old := before[keyOf(s)]
 		if old == nil && s.URL != "" {
-			old = byURL[s.URL] // without a server_name the name changes with every start
+			// Without a server_name the name changes with every start.
+			if old = byURL[s.URL]; old != nil && old.Name != s.Name && old.Name != old.ID {
+				e.add(e.at, "server.renamed", fleet.Warning, s.Name, "Server %s came back as %s; it has its own series from now on.", old.Name, s.Name)
+			}
 		}
 		if old == nil || old.State == fleet.Unread {
 			if read > 0 && old == nil {
@@ -173,9 +176,15 @@ func (h hosts) allAnswer(leader string, peers []fleet.Replica) bool {
 }
 
 // isNew tells a thing that was created from one that only came into sight. The
-// server's clock may differ from ours.
-func isNew(created time.Time, prev *fleet.Snapshot) bool {
-	return created.After(prev.TakenAt.Add(-30 * time.Second))
+// moment is by the clock of a server, perhaps not of the one that leads now.
+func isNew(created time.Time, leader string, prev *fleet.Snapshot) bool {
+	var skew time.Duration
+	for i := range prev.Servers {
+		if s := &prev.Servers[i]; s.Name == leader {
+			skew = s.Skew()
+		}
+	}
+	return created.After(prev.TakenAt.Add(skew - 30*time.Second))
 }
 
 // asset is what streams and consumers have in common here.
@@ -194,7 +203,7 @@ func consumerAsset(c *fleet.Consumer) asset {
 }
 
 func (e *eventList) appeared(now asset, prev *fleet.Snapshot) {
-	if isNew(now.created, prev) {
+	if isNew(now.created, now.leader, prev) {
 		e.add(e.at, now.kind+".created", fleet.Info, now.entity, "%s was created.", now.name)
 	}
 }
@@ -247,6 +256,9 @@ func (e *eventList) consumers(prev, next *fleet.Snapshot, h hosts) {
 	}
 	for i := range next.Consumers {
 		c := &next.Consumers[i]
+		if c.Fold != nil {
+			continue // its members come and go all the time
+		}
 		now[c.ConsumerKey] = true
 		if old := before[c.ConsumerKey]; old != nil {
 			e.stayed(consumerAsset(old), consumerAsset(c))
@@ -255,7 +267,7 @@ func (e *eventList) consumers(prev, next *fleet.Snapshot, h hosts) {
 		}
 	}
 	for i := range prev.Consumers {
-		if old := &prev.Consumers[i]; !now[old.ConsumerKey] && h.allAnswer(old.Leader, old.Peers) {
+		if old := &prev.Consumers[i]; old.Fold == nil && !now[old.ConsumerKey] && h.allAnswer(old.Leader, old.Peers) {
 			e.removed(consumerAsset(old), fleet.Info)
 		}
 	}

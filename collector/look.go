@@ -41,6 +41,7 @@ type neighbour struct {
 type assets struct {
 	at        time.Time
 	took      time.Duration
+	configs   bool   // the rows have their configurations
 	held      jsz    // what the server counts
 	server    string // "" for the JetStream API, which answers with every leader's word
 	streams   []fleet.Stream
@@ -247,11 +248,11 @@ func (a *assets) addStream(k fleet.StreamKey, s *streamDetail, source fleet.Sour
 	}
 	row := fleet.Stream{
 		StreamKey: k, Created: s.Created.Time, Subjects: s.Config.Subjects, Storage: s.Config.Storage,
-		Retention: s.Config.Retention, Replicas: s.Config.Replicas, Leader: leader,
+		Retention: s.Config.Retention, Discard: s.Config.Discard, Replicas: s.Config.Replicas, Leader: leader,
 		Messages: s.State.Messages, Bytes: s.State.Bytes, FirstSeq: s.State.FirstSeq, LastSeq: s.State.LastSeq,
 		LastTime: s.State.LastTime.Time, Consumers: s.State.Consumers,
-		MaxBytes: s.Config.MaxBytes, MaxMsgs: s.Config.MaxMsgs, MaxAge: s.Config.MaxAge, Metadata: s.Config.Metadata,
-		At: a.at, Source: source,
+		MaxBytes: s.Config.MaxBytes, MaxMsgs: s.Config.MaxMsgs, PerSubject: s.Config.PerSubject, MaxAge: s.Config.MaxAge, Metadata: s.Config.Metadata,
+		Limits: fleet.ThresholdsOf(s.Config.Metadata), At: a.at, Source: source,
 	}
 	if s.Cluster != nil {
 		row.Peers = replicas(s.Cluster.Replicas)
@@ -278,6 +279,7 @@ func (a *assets) addConsumer(k fleet.ConsumerKey, c *consumerDetail, source flee
 		LastDelivery: c.Delivered.Last.Time, LastAck: c.AckFloor.Last.Time,
 		AckPending: c.AckPending, Redelivered: c.Redelivered, Pending: c.Pending, Waiting: c.Waiting,
 		Paused: c.Paused, Push: c.Config.DeliverSubject != "", Metadata: c.Config.Metadata,
+		Limits: fleet.ThresholdsOf(c.Config.Metadata), Durable: c.Config.Durable != "", Inactive: c.Config.Inactive,
 		At: a.at, Source: source,
 	}
 	if c.Cluster != nil {
@@ -307,6 +309,66 @@ type inventory struct {
 	// gaps counts those whose leader is no server that is read; the account's own
 	// JetStream API may know them.
 	gaps int
+}
+
+// lacks reports whether something was told of whose configuration is not known:
+// it is new, or was made anew.
+func (inv *inventory) lacks(a *assets) bool {
+	if a.configs {
+		return false
+	}
+	for i := range a.streams {
+		if !inv.configured(&a.streams[i]) {
+			return true
+		}
+	}
+	for i := range a.consumers {
+		c := &a.consumers[i]
+		if !inv.configuredConsumer(c) && patternOf(c) == c.Consumer {
+			return true // a short-lived one is not worth the question
+		}
+	}
+	return false
+}
+
+func (inv *inventory) configured(s *fleet.Stream) bool {
+	old, ok := inv.streams[s.StreamKey]
+	return ok && old.Storage != "" && old.Created.Equal(s.Created)
+}
+
+func (inv *inventory) configuredConsumer(c *fleet.Consumer) bool {
+	old, ok := inv.consumers[c.ConsumerKey]
+	return ok && old.AckPolicy != "" && old.Created.Equal(c.Created)
+}
+
+// complete gives rows that were read without their configurations those that
+// were read before.
+func (inv *inventory) complete(a *assets) *assets {
+	if a.configs {
+		return a
+	}
+	full := *a
+	full.streams, full.consumers = slices.Clone(a.streams), slices.Clone(a.consumers)
+	for i := range full.streams {
+		s := &full.streams[i]
+		if !inv.configured(s) {
+			continue
+		}
+		old := inv.streams[s.StreamKey]
+		s.Subjects, s.Storage, s.Retention, s.Replicas = old.Subjects, old.Storage, old.Retention, old.Replicas
+		s.MaxBytes, s.MaxMsgs, s.MaxAge, s.Metadata, s.Limits = old.MaxBytes, old.MaxMsgs, old.MaxAge, old.Metadata, old.Limits
+	}
+	for i := range full.consumers {
+		c := &full.consumers[i]
+		if !inv.configuredConsumer(c) {
+			continue
+		}
+		old := inv.consumers[c.ConsumerKey]
+		c.FilterSubjects, c.AckPolicy, c.AckWait, c.MaxDeliver = old.FilterSubjects, old.AckPolicy, old.AckWait, old.MaxDeliver
+		c.MaxAckPending, c.SampleFreq, c.Push, c.Metadata = old.MaxAckPending, old.SampleFreq, old.Push, old.Metadata
+		c.Limits, c.Durable, c.Inactive = old.Limits, old.Durable, old.Inactive
+	}
+	return &full
 }
 
 // merge takes the latest word of every source. live tells the servers that

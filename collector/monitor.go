@@ -44,6 +44,11 @@ type endpoint struct {
 	assetsBusy bool
 	assets     *assets // nil: never read
 	assetsErr  error
+
+	extrasBusy bool
+	extras     *extras // nil: never read
+	extrasErr  error
+	agenda
 }
 
 func newMonitor(cfg Config) (*monitor, error) {
@@ -127,7 +132,7 @@ func (m *monitor) close() { m.client.CloseIdleConnections() }
 
 // poll reads one server, but for its streams and consumers. An error means that
 // it told nothing; a part that could not be read is among the look's problems.
-func (m *monitor) poll(ctx context.Context, e endpoint, cost *fleet.Cost) (*look, error) {
+func (m *monitor) poll(ctx context.Context, e endpoint, what asked, cost *bill) (*look, error) {
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -136,6 +141,7 @@ func (m *monitor) poll(ctx context.Context, e endpoint, cost *fleet.Cost) (*look
 	l := &look{}
 	var v varz
 	sent := m.now()
+	cost.in(askServer)
 	if err := m.get(ctx, e, "/varz", requestTimeout, cost, func(d *json.Decoder) error { return d.Decode(&v) }); err != nil {
 		return nil, err
 	}
@@ -165,6 +171,7 @@ func (m *monitor) poll(ctx context.Context, e endpoint, cost *fleet.Cost) (*look
 		l.setHealth(h)
 		return err
 	})
+	cost.in(askLinks)
 	if v.Cluster.Name != "" || v.Routes > 0 {
 		part("/routez", requestTimeout, func(d *json.Decoder) error {
 			var z routez
@@ -189,13 +196,19 @@ func (m *monitor) poll(ctx context.Context, e endpoint, cost *fleet.Cost) (*look
 			return err
 		})
 	}
+	cost.in(askAccounts)
 	part("/accstatz?unused=1", bulkTimeout, func(d *json.Decoder) error {
 		var z accstatz
 		err := d.Decode(&z)
 		l.setAccstatz(&z)
 		return err
 	})
-	for _, sort := range []string{"pending", "msgs_to"} {
+	if old := e.last; !what[askTopConns] && old != nil && old.server.ID == v.ID {
+		l.conns = old.conns
+		return l, nil
+	}
+	cost.in(askTopConns)
+	for _, sort := range connOrders {
 		part("/connz?auth=1&limit=64&sort="+sort, bulkTimeout, func(d *json.Decoder) error {
 			var z connz
 			err := d.Decode(&z)
@@ -208,17 +221,23 @@ func (m *monitor) poll(ctx context.Context, e endpoint, cost *fleet.Cost) (*look
 
 // pollAssets reads the streams and consumers of one server, which may take long
 // and is therefore apart from its other figures.
-func (m *monitor) pollAssets(ctx context.Context, e endpoint, cost *fleet.Cost) (*assets, error) {
+func (m *monitor) pollAssets(ctx context.Context, e endpoint, what asked, cost *bill) (*assets, error) {
 	begun := m.now()
 	var a *assets
-	err := m.get(ctx, e, "/jsz?accounts=1&streams=1&consumers=1&config=1", bulkTimeout, cost, func(d *json.Decoder) (err error) {
+	path := "/jsz?accounts=1&streams=1&consumers=1"
+	cost.in(askFigures)
+	if what[askConfigs] {
+		path += "&config=1"
+		cost.in(askConfigs)
+	}
+	err := m.get(ctx, e, path, bulkTimeout, cost, func(d *json.Decoder) (err error) {
 		a, err = readAssets(d, &e.last.server, begun)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	a.took = m.now().Sub(begun)
+	a.took, a.configs = m.now().Sub(begun), what[askConfigs]
 	return a, nil
 }
 
@@ -228,7 +247,7 @@ var errOther = errors.New("another server answers there")
 var errNotOffered = errors.New("HTTP status 404")
 
 // get makes one request; read must read all that it wants before it returns.
-func (m *monitor) get(ctx context.Context, e endpoint, path string, timeout time.Duration, cost *fleet.Cost, read func(*json.Decoder) error) error {
+func (m *monitor) get(ctx context.Context, e endpoint, path string, timeout time.Duration, cost *bill, read func(*json.Decoder) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	u := *e.base
@@ -239,7 +258,7 @@ func (m *monitor) get(ctx context.Context, e endpoint, path string, timeout time
 	if err != nil {
 		return err
 	}
-	cost.Requests++
+	cost.request()
 	resp, err := m.client.Do(req)
 	if err != nil {
 		return err
@@ -248,7 +267,7 @@ func (m *monitor) get(ctx context.Context, e endpoint, path string, timeout time
 	body := &limited{r: resp.Body, left: maxAnswer}
 	defer func() {
 		io.CopyN(io.Discard, body, 4096) // lets the connection be used again
-		cost.Bytes += maxAnswer - body.left
+		cost.answer(maxAnswer-body.left, maxAnswer-body.left, cpuHTTPByte)
 	}()
 	if resp.StatusCode == http.StatusNotFound {
 		return errNotOffered

@@ -251,6 +251,35 @@ func TestNamePattern(t *testing.T) {
 	}
 }
 
+func TestServerMadeNames(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]bool{
+		"payments": false, "Payments": false, "PAYMENTS": false, "worker12": false, "EUWEST01": false, "east": false, "pay-ment": false,
+		"B0sIBYQI": true, "BxsIBYQI": true, "aBcdefgh": true, "ab1defgh": true, "12345678": true,
+	} {
+		if got := isServerMade(name); got != want {
+			t.Errorf("isServerMade(%q) = %v, want %v", name, got, want)
+		}
+	}
+	// What a real server makes up is taken for that, but for the rare word.
+	srv := natstest.Server(t)
+	j := js(t, natstest.Connect(t, srv.ClientURL()))
+	stream(t, j, "ORDERS", 1)
+	missed := 0
+	for range 300 {
+		c, err := j.CreateConsumer(t.Context(), "ORDERS", jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MemoryStorage: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info := c.CachedInfo(); patternOf(&fleet.Consumer{ConsumerKey: fleet.ConsumerKey{Consumer: info.Name}}) == info.Name {
+			missed++
+		}
+	}
+	if missed > 6 {
+		t.Errorf("%d of 300 names that the server made up are taken for somebody's choice", missed)
+	}
+}
+
 func TestConnectionsAreCountedByReason(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)

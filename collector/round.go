@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -24,6 +25,7 @@ func (c *Collector) round(ctx context.Context) {
 	r.askSystem(ctx)
 	r.askMonitors(ctx)
 	r.askAccount(ctx)
+	r.askServices(ctx)
 	r.collect(ctx)
 	if r.discover(ctx) {
 		r.collect(ctx)
@@ -33,6 +35,11 @@ func (c *Collector) round(ctx context.Context) {
 	}
 	s := r.assemble(ctx)
 	events := append(c.told(ctx), c.pushed.unsaid(changes(c.last, &s))...)
+	c.wantConfigs = false
+	c.stale = c.stale || slices.ContainsFunc(events, func(e fleet.Event) bool { return changesConfig[e.Kind] })
+	if c.stale && r.early(0) {
+		c.stale = false
+	}
 	c.last = &s
 	if err := c.sink.PutSnapshot(ctx, s); err != nil && !errors.Is(err, context.Canceled) {
 		c.log.ErrorContext(ctx, "snapshot not stored", "err", err)
@@ -54,6 +61,12 @@ func (c *Collector) told(ctx context.Context) []fleet.Event {
 	return c.pushed.cut(account)
 }
 
+// changesConfig are the events after which configurations are read anew.
+var changesConfig = map[string]bool{
+	"stream.updated": true, "stream.recreated": true, "api.consumer.create": true, "api.consumer.durable.create": true,
+	"consumer.recreated": true,
+}
+
 type round struct {
 	c       *Collector
 	begun   time.Time
@@ -61,14 +74,14 @@ type round struct {
 }
 
 // start runs work beside the rounds; what it returns is run by a round.
-func (r *round) start(ctx context.Context, source any, await bool, work func(cost *fleet.Cost) func()) {
+func (r *round) start(ctx context.Context, source any, await bool, work func(cost *bill) func()) {
 	c := r.c
 	if await {
 		r.awaited[source] = true
 	}
 	c.open++
 	c.inFlight.Go(func() {
-		var cost fleet.Cost
+		var cost bill
 		done := work(&cost)
 		select {
 		case c.results <- answer{source, cost, done}:
@@ -80,7 +93,7 @@ func (r *round) start(ctx context.Context, source any, await bool, work func(cos
 // answer is what a source brought; apply is run by the round that takes it.
 type answer struct {
 	source any
-	cost   fleet.Cost
+	cost   bill
 	apply  func()
 }
 
@@ -99,8 +112,7 @@ func (r *round) collect(ctx context.Context) {
 		case a := <-c.results:
 			c.open--
 			delete(r.awaited, a.source)
-			c.cost.Requests += a.cost.Requests
-			c.cost.Bytes += a.cost.Bytes
+			a.cost.addTo(&c.cost)
 			a.apply()
 		case <-enough:
 			return
@@ -120,16 +132,23 @@ func (r *round) askMonitors(ctx context.Context) {
 }
 
 func (r *round) poll(ctx context.Context, e *endpoint) {
-	if e.busy {
+	c := r.c
+	if e.busy || !e.due(c.now(), askServer) {
 		return
 	}
 	e.busy = true
-	m, asked := r.c.monitor, *e
-	r.start(ctx, e, e.err == nil, func(cost *fleet.Cost) func() {
-		l, err := m.poll(ctx, asked, cost)
+	m, copied, begun := c.monitor, *e, c.now()
+	what := e.take(begun, c.cfg.Interval, askServer, askTopConns)
+	r.start(ctx, e, e.err == nil, func(cost *bill) func() {
+		l, err := m.poll(ctx, copied, what, cost)
 		return func() {
 			m.took(e, l, err)
+			if err == nil {
+				now := c.now()
+				e.putOff(now, askServer, now.Sub(begun)/bulkDuty*fastDuty)
+			}
 			r.pollAssets(ctx, e)
+			r.pollExtras(ctx, e)
 		}
 	})
 }
@@ -138,21 +157,127 @@ func (r *round) pollAssets(ctx context.Context, e *endpoint) {
 	if e.err != nil || e.assetsBusy || e.last.server.JetStream == nil || r.c.now().Before(e.assets.due()) {
 		return
 	}
+	r.readAssets(ctx, e)
+}
+
+func (r *round) readAssets(ctx context.Context, e *endpoint) {
+	c := r.c
 	e.assetsBusy = true
-	m, asked := r.c.monitor, *e
-	r.start(ctx, assetsOf{e}, e.assetsErr == nil, func(cost *fleet.Cost) func() {
-		a, err := m.pollAssets(ctx, asked, cost)
+	m, copied := c.monitor, *e
+	what := r.configsDue(&e.agenda, e.assets != nil)
+	r.start(ctx, assetsOf{e}, e.assetsErr == nil, func(cost *bill) func() {
+		a, err := m.pollAssets(ctx, copied, what, cost)
 		return func() {
 			e.assetsBusy, e.assetsErr = false, err
-			if err == nil {
-				e.assets = a
+			if err != nil {
+				return
+			}
+			anew := c.inv.lacks(a) && r.early(a.took)
+			e.assets = a
+			if anew {
+				r.readAssets(ctx, e)
 			}
 		}
 	})
 }
 
-// assetsOf names the second question to a source.
-type assetsOf struct{ source any }
+// assetsOf and extrasOf name the second and third question to a source.
+type (
+	assetsOf struct{ source any }
+	extrasOf struct{ source any }
+)
+
+// fastDuty bounds the share of the time that a server spends on the small
+// answers, once it is slow at them, to 1/fastDuty.
+const fastDuty = 3
+
+// configsDue decides whether the question for streams and consumers asks for
+// their configurations too.
+func (r *round) configsDue(a *agenda, read bool) asked {
+	if !read || r.c.wantConfigs {
+		a.next[askConfigs] = time.Time{}
+	}
+	return a.take(r.c.now(), r.c.cfg.Interval, askConfigs)
+}
+
+// early reports whether configurations may be asked for before their time,
+// because something new was told of: not more often than the normal tier, for
+// there may always be something new.
+func (r *round) early(took time.Duration) bool {
+	c := r.c
+	if took > slowAnswer || c.now().Sub(c.earlyAt) < time.Duration(everyRounds[fleet.Normal])*c.cfg.Interval {
+		return false
+	}
+	c.earlyAt, c.wantConfigs = c.now(), true
+	return true
+}
+
+func (r *round) pollExtras(ctx context.Context, e *endpoint) {
+	c := r.c
+	if e.err != nil || e.extrasBusy {
+		return
+	}
+	what := e.take(c.now(), c.cfg.Interval, askInternal, askAllConns)
+	if what == (asked{}) {
+		return
+	}
+	e.extrasBusy = true
+	m, copied := c.monitor, *e
+	r.start(ctx, extrasOf{e}, false, func(cost *bill) func() {
+		x, err := m.pollExtras(ctx, copied, what, cost)
+		return func() {
+			e.extrasBusy, e.extrasErr = false, err
+			if err == nil {
+				e.putOffAll(c.now(), what, x.took)
+				e.extras = x.after(e.extras, what)
+			}
+		}
+	})
+}
+
+func (r *round) askSystemExtras(ctx context.Context) {
+	c, s := r.c, r.c.system
+	if s.err != nil || s.extrasBusy {
+		return
+	}
+	what := s.take(c.now(), c.cfg.Interval, askInternal, askAllConns)
+	if what == (asked{}) {
+		return
+	}
+	of := map[string]fleet.Server{}
+	for id := range s.alive {
+		of[id] = s.looks[id].server
+	}
+	s.extrasBusy = true
+	ask := s.ask()
+	r.start(ctx, extrasOf{s}, false, func(cost *bill) func() {
+		got, err := ask.gatherExtras(ctx, of, what, cost)
+		return func() {
+			s.extrasBusy, s.extrasErr = false, err
+			for id, x := range got {
+				s.putOffAll(c.now(), what, x.took)
+				if s.looks[id] != nil {
+					s.extras[id] = x.after(s.extras[id], what)
+				}
+			}
+		}
+	})
+}
+
+// askServices asks the account's micro services.
+func (r *round) askServices(ctx context.Context) {
+	c, s := r.c, r.c.services
+	if s.nc == nil || s.busy || !s.nc.IsConnected() || !s.due(c.now(), askServices) {
+		return
+	}
+	what := s.take(c.now(), c.cfg.Interval, askServices, askAbout)
+	s.busy = true
+	account := c.account
+	r.start(ctx, s, false, func(cost *bill) func() {
+		got, err := s.find(ctx, account.name(ctx), what[askAbout], cost)
+		return func() { s.took(got, err) }
+	})
+}
 
 func (r *round) askSystem(ctx context.Context) {
 	s := r.c.system
@@ -160,13 +285,22 @@ func (r *round) askSystem(ctx context.Context) {
 		s.disconnected()
 		return
 	}
+	if !s.due(r.c.now(), askServer) {
+		return
+	}
 	s.busy = true
-	ask := s.ask()
-	r.start(ctx, s, s.err == nil, func(cost *fleet.Cost) func() {
-		got, err := ask.gather(ctx, cost)
+	ask, begun := s.ask(), r.c.now()
+	what := s.take(begun, r.c.cfg.Interval, askServer, askTopConns)
+	r.start(ctx, s, s.err == nil, func(cost *bill) func() {
+		got, err := ask.gather(ctx, what, cost)
 		return func() {
 			s.took(got, err)
+			if err == nil && len(got.partial) == 0 {
+				now := r.c.now()
+				s.putOff(now, askServer, now.Sub(begun)/bulkDuty*fastDuty)
+			}
 			r.askSystemAssets(ctx)
+			r.askSystemExtras(ctx)
 		}
 	})
 }
@@ -176,15 +310,30 @@ func (r *round) askSystemAssets(ctx context.Context) {
 	if s.err != nil || s.assetsBusy || !s.assetsDue() {
 		return
 	}
+	r.readSystemAssets(ctx)
+}
+
+func (r *round) readSystemAssets(ctx context.Context) {
+	c, s := r.c, r.c.system
 	of := map[string]fleet.Server{}
 	for id := range s.alive {
 		of[id] = s.looks[id].server
 	}
 	s.assetsBusy = true
 	ask := s.ask()
-	r.start(ctx, assetsOf{s}, s.assetsErr == nil, func(cost *fleet.Cost) func() {
-		got, err := ask.gatherAssets(ctx, of, cost)
-		return func() { s.tookAssets(got, err) }
+	what := r.configsDue(&s.agenda, len(s.assets) >= len(of))
+	r.start(ctx, assetsOf{s}, s.assetsErr == nil, func(cost *bill) func() {
+		got, err := ask.gatherAssets(ctx, of, what, cost)
+		return func() {
+			anew := false
+			for _, a := range got {
+				anew = anew || c.inv.lacks(a) && r.early(a.took)
+			}
+			s.tookAssets(got, err)
+			if anew {
+				r.readSystemAssets(ctx)
+			}
+		}
 	})
 }
 
@@ -200,8 +349,8 @@ func (r *round) askAccount(ctx context.Context) {
 		return
 	}
 	a.busy = true
-	r.start(ctx, a, a.err == nil && c.monitor.silent() && c.system.silent(), func(cost *fleet.Cost) func() {
-		got, err := a.list(ctx, cost)
+	r.start(ctx, a, a.err == nil && c.monitor.silent() && c.system.silent(), func(cost *bill) func() {
+		got, err := a.list(ctx, cost.in(askConfigs))
 		return func() { a.took(got, err) }
 	})
 }
@@ -242,18 +391,20 @@ func keyOf(s *fleet.Server) serverKey { return serverKey{s.Cluster, s.Name} }
 type seen struct {
 	look   *look
 	assets *assets
+	extras *extras
 	alive  bool
 	err    string
 }
 
-// servers chooses for each server the newest look at it, a live one first.
-func (c *Collector) servers() map[serverKey]seen {
-	out := map[serverKey]seen{}
+// servers chooses for each server the newest look at it, a live one first. Two
+// that are alive under one name are two servers.
+func (c *Collector) servers() []seen {
+	byID := map[string]seen{}
 	add := func(s seen) {
-		k := keyOf(&s.look.server)
-		old, ok := out[k]
+		id := s.look.server.ID
+		old, ok := byID[id]
 		if !ok || s.alive && !old.alive || s.alive == old.alive && s.look.server.At.After(old.look.server.At) {
-			out[k] = s
+			byID[id] = s
 		}
 	}
 	for _, l := range c.system.looks {
@@ -261,7 +412,7 @@ func (c *Collector) servers() map[serverKey]seen {
 		if !alive && c.now().Sub(l.server.At) > forgetAfter {
 			continue
 		}
-		add(seen{look: l, assets: c.system.assets[l.server.ID], alive: alive, err: "It did not answer the system account's request."})
+		add(seen{look: l, assets: c.system.assets[l.server.ID], extras: c.system.extras[l.server.ID], alive: alive, err: "It did not answer the system account's request."})
 	}
 	for _, e := range c.monitor.endpoints {
 		if e.last == nil || !e.configured && e.err != nil && c.now().Sub(e.last.server.At) > forgetAfter {
@@ -270,11 +421,28 @@ func (c *Collector) servers() map[serverKey]seen {
 		if c.system.covers(e.last.server.ID) {
 			continue
 		}
-		s := seen{look: e.last, assets: e.assets, alive: e.err == nil}
+		s := seen{look: e.last, assets: e.assets, extras: e.extras, alive: e.err == nil}
 		if e.err != nil {
 			s.err = "Its monitoring does not answer: " + reason(e.err) + "."
 		}
 		add(s)
+	}
+	// One that does not answer, under a name that another one answers to, is what
+	// that one was before its restart.
+	newest := map[serverKey]seen{}
+	for _, s := range byID {
+		k := keyOf(&s.look.server)
+		old, ok := newest[k]
+		if !ok || s.alive && !old.alive || s.alive == old.alive && s.look.server.At.After(old.look.server.At) {
+			newest[k] = s
+		}
+	}
+	out := make([]seen, 0, len(byID))
+	for _, s := range byID {
+		best := newest[keyOf(&s.look.server)]
+		if s.alive || !best.alive && best.look == s.look {
+			out = append(out, s)
+		}
 	}
 	return out
 }
@@ -283,9 +451,9 @@ func (c *Collector) servers() map[serverKey]seen {
 func (c *Collector) unread() []neighbour {
 	all := c.servers()
 	ids, names := map[string]bool{}, map[serverKey]bool{}
-	for k, s := range all {
+	for _, s := range all {
 		ids[s.look.server.ID] = true
-		names[k] = true
+		names[keyOf(&s.look.server)] = true
 	}
 	var out []neighbour
 	for _, s := range all {
@@ -310,10 +478,12 @@ func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 	live, settling := map[string]bool{}, map[string]bool{}
 	var told []*assets
 	accounts := map[string]*fleet.Account{}
-	var problems []fleet.Problem
+	names, problems := uniqueNames(all, c.last)
+	nameOf := func(s *fleet.Server) string { return cmp.Or(names[s.ID], s.Name) }
 	for _, one := range all {
 		l := one.look
 		row := l.server
+		row.Name = nameOf(&row)
 		if one.alive {
 			live[row.Name] = true
 			settling[row.Name] = c.isSettling(&row)
@@ -322,6 +492,10 @@ func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 			s.Leafs = append(s.Leafs, l.leafs...)
 			s.Conns = append(s.Conns, l.conns...)
 			problems = append(problems, l.problems...)
+			if x := one.extras; x != nil {
+				row.Internals = x.internals
+				s.ConnSums = append(s.ConnSums, x.conns...)
+			}
 		} else {
 			row.State, row.Error = fleet.Unreachable, one.err
 			problems = append(problems, fleet.Problem{
@@ -330,7 +504,11 @@ func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 			})
 		}
 		if one.assets != nil && row.JetStream != nil {
-			told = append(told, one.assets)
+			mine := one.assets
+			if row.Name != l.server.Name {
+				mine = mine.renamed(row.Name)
+			}
+			told = append(told, c.inv.complete(mine))
 			one.assets.describe(&row)
 		}
 		sumAccounts(accounts, l.accounts, one.alive)
@@ -345,10 +523,15 @@ func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 		told = append(told, a)
 	}
 	c.inv.merge(told, func(name string) bool { return live[name] }, func(name string) bool { return settling[name] })
-	s.Streams, s.Consumers = c.inv.sortedStreams(), c.inv.sortedConsumers()
+	s.Streams = c.inv.sortedStreams()
+	var of map[fleet.ConsumerKey]string
+	s.Consumers, of = c.folds.fold(c.inv.sortedConsumers())
+	c.foldedIn.Store(&of)
+	rename(&s, names)
 	for _, a := range accounts {
 		s.Accounts = append(s.Accounts, *a)
 	}
+	s.Services = c.services.list()
 	sortSnapshot(&s)
 	s.Expected = max(len(s.Servers)+c.pushed.missing(s.Servers), c.system.active)
 	problems = append(problems, c.problems(&s)...)
@@ -418,14 +601,35 @@ func sortSnapshot(s *fleet.Snapshot) {
 		return cmp.Or(cmp.Compare(a.Server, b.Server), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Account, b.Account))
 	})
 	slices.SortFunc(s.Accounts, func(a, b fleet.Account) int { return cmp.Compare(a.Name, b.Name) })
-	// The busiest stay: first those with bytes waiting, then by traffic.
-	slices.SortFunc(s.Conns, func(a, b fleet.Conn) int {
-		return cmp.Or(cmp.Compare(b.Pending, a.Pending), cmp.Compare(b.InMsgs+b.OutMsgs, a.InMsgs+a.OutMsgs),
-			cmp.Compare(a.Server, b.Server), cmp.Compare(a.CID, b.CID))
+	slices.SortFunc(s.ConnSums, func(a, b fleet.ConnSum) int {
+		return cmp.Or(cmp.Compare(a.Server, b.Server), cmp.Compare(a.Account, b.Account))
 	})
-	if len(s.Conns) > maxConns {
-		s.Conns = slices.Clip(s.Conns[:maxConns])
+	s.Conns = busiestConns(s.Conns)
+}
+
+// busiestConns keeps the first by bytes waiting, by messages and by bytes, in
+// the order of the bytes waiting and then of the messages.
+func busiestConns(all []fleet.Conn) []fleet.Conn {
+	byPending := func(a, b fleet.Conn) int { return cmp.Compare(b.Pending, a.Pending) }
+	byMsgs := func(a, b fleet.Conn) int { return cmp.Compare(b.InMsgs+b.OutMsgs, a.InMsgs+a.OutMsgs) }
+	byBytes := func(a, b fleet.Conn) int { return cmp.Compare(b.InBytes+b.OutBytes, a.InBytes+a.OutBytes) }
+	byID := func(a, b fleet.Conn) int { return cmp.Or(cmp.Compare(a.Server, b.Server), cmp.Compare(a.CID, b.CID)) }
+	if len(all) > maxConns {
+		type id struct {
+			server string
+			cid    uint64
+		}
+		keep := make(map[id]fleet.Conn, maxConns)
+		for _, by := range []func(a, b fleet.Conn) int{byPending, byMsgs, byBytes} {
+			slices.SortFunc(all, func(a, b fleet.Conn) int { return cmp.Or(by(a, b), byID(a, b)) })
+			for _, c := range all[:maxConns/3] {
+				keep[id{c.Server, c.CID}] = c
+			}
+		}
+		all = slices.Collect(maps.Values(keep))
 	}
+	slices.SortFunc(all, func(a, b fleet.Conn) int { return cmp.Or(byPending(a, b), byMsgs(a, b), byID(a, b)) })
+	return all
 }
 
 func (c *Collector) unreadProblem(n neighbour) fleet.Problem {
@@ -511,6 +715,14 @@ func (c *Collector) problems(s *fleet.Snapshot) []fleet.Problem {
 		}
 		if err := acc.nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) {
 			add("account", fmt.Sprintf("NATS refuses something: %.200s.", err), "Grant the permissions that the documentation lists for a watching user.")
+		}
+	}
+	if acc.nc != nil && acc.nc.IsConnected() {
+		if err := c.services.err; err != nil {
+			add("micro services", "They were not asked: "+reason(err)+".", "The user needs permission to publish to $SRV.STATS and $SRV.INFO.")
+		}
+		if c.services.over > 0 {
+			add("micro services", fmt.Sprintf("More answered than are kept (%d).", maxServices), "The figures of the others are missing.")
 		}
 	}
 	for _, what := range c.pushed.trouble() {

@@ -32,10 +32,15 @@ type system struct {
 	assetsBusy bool
 	assets     map[string]*assets // by server ID
 	assetsErr  error
+
+	extrasBusy bool
+	extras     map[string]*extras // by server ID
+	extrasErr  error
+	agenda
 }
 
 func newSystem(nc *nats.Conn, now func() time.Time) *system {
-	return &system{nc: nc, now: now, looks: map[string]*look{}, alive: map[string]bool{}, assets: map[string]*assets{}}
+	return &system{nc: nc, now: now, looks: map[string]*look{}, alive: map[string]bool{}, assets: map[string]*assets{}, extras: map[string]*extras{}}
 }
 
 // covers reports whether the system account told of a server in the last round.
@@ -57,10 +62,19 @@ type systemAsk struct {
 	now      func() time.Time
 	answered int // that many answered the last time; 0 is not known
 	active   int // that many the servers then knew of
+	near     bool
 }
 
+// nearRTT is the way to a server that is in the same network: there bytes are
+// cheaper than the processor time that compressing them takes.
+const nearRTT = 5 * time.Millisecond
+
 func (s *system) ask() systemAsk {
-	return systemAsk{nc: s.nc, now: s.now, answered: len(s.alive), active: s.active}
+	a := systemAsk{nc: s.nc, now: s.now, answered: len(s.alive), active: s.active, near: len(s.alive) > 0}
+	for id := range s.alive {
+		a.near = a.near && s.looks[id].server.RTT < nearRTT
+	}
+	return a
 }
 
 // took keeps what a round of questions brought.
@@ -75,14 +89,19 @@ func (s *system) took(got *gathered, err error) {
 	for id, l := range got.looks {
 		// A restarted server has a new ID; the old look is in its place no more.
 		for old, o := range s.looks {
-			if old != id && keyOf(&o.server) == keyOf(&l.server) {
+			// Unless it answers too: then two servers have one name.
+			if old != id && got.looks[old] == nil && keyOf(&o.server) == keyOf(&l.server) {
 				delete(s.looks, old)
 				// Until it has told its streams anew, the old ones stand.
 				if s.assets[id] == nil && s.assets[old] != nil {
 					s.assets[id] = s.assets[old]
 				}
 				delete(s.assets, old)
+				delete(s.extras, old)
 			}
+		}
+		if old := s.looks[id]; l.conns == nil && old != nil && !got.what[askTopConns] {
+			l.conns = old.conns
 		}
 		s.looks[id] = l
 		s.alive[id] = true
@@ -91,6 +110,7 @@ func (s *system) took(got *gathered, err error) {
 		if !s.alive[id] && s.now().Sub(l.server.At) > forgetAfter {
 			delete(s.looks, id)
 			delete(s.assets, id)
+			delete(s.extras, id)
 		}
 	}
 }
@@ -117,16 +137,19 @@ func (s *system) tookAssets(got map[string]*assets, err error) {
 }
 
 type gathered struct {
+	what    asked
 	looks   map[string]*look
 	active  int
 	partial []string
 }
 
-// gather asks every server for everything but its streams and consumers. An error means that nobody
-// answered; a kind of question that some did not answer is a partial result.
-func (a systemAsk) gather(ctx context.Context, cost *fleet.Cost) (*gathered, error) {
-	got := &gathered{looks: map[string]*look{}}
+// gather asks every server for everything but its streams and consumers. An
+// error means that nobody answered; a kind of question that some did not answer
+// is a partial result.
+func (a systemAsk) gather(ctx context.Context, what asked, cost *bill) (*gathered, error) {
+	got := &gathered{looks: map[string]*look{}, what: what}
 	sent := a.now()
+	cost.in(askServer)
 	err := a.each(ctx, "VARZ", nil, a.answered, max(a.answered, a.active), cost, func(id string, d *json.Decoder) error {
 		var v varz
 		if err := d.Decode(&v); err != nil {
@@ -180,6 +203,7 @@ func (a systemAsk) gather(ctx context.Context, cost *fleet.Cost) (*gathered, err
 		l.setHealth(h)
 		return err
 	})
+	cost.in(askLinks)
 	part("ROUTEZ", nil, func(l *look, d *json.Decoder) error {
 		var z routez
 		err := d.Decode(&z)
@@ -202,13 +226,18 @@ func (a systemAsk) gather(ctx context.Context, cost *fleet.Cost) (*gathered, err
 			return err
 		})
 	}
+	cost.in(askAccounts)
 	part("$SYS.REQ.ACCOUNT.PING.STATZ", map[string]bool{"include_unused": true}, func(l *look, d *json.Decoder) error {
 		var z accstatz
 		err := d.Decode(&z)
 		l.setAccstatz(&z)
 		return err
 	})
-	for _, sort := range []string{"pending", "msgs_to"} {
+	if !what[askTopConns] {
+		return got, nil
+	}
+	cost.in(askTopConns)
+	for _, sort := range connOrders {
 		part("CONNZ", map[string]any{"sort": sort, "auth": true, "limit": 64}, func(l *look, d *json.Decoder) error {
 			var z connz
 			err := d.Decode(&z)
@@ -221,10 +250,15 @@ func (a systemAsk) gather(ctx context.Context, cost *fleet.Cost) (*gathered, err
 
 // gatherAssets asks every server for its streams and consumers. What came is
 // returned with an error too.
-func (a systemAsk) gatherAssets(ctx context.Context, of map[string]fleet.Server, cost *fleet.Cost) (map[string]*assets, error) {
+func (a systemAsk) gatherAssets(ctx context.Context, of map[string]fleet.Server, what asked, cost *bill) (map[string]*assets, error) {
 	begun := a.now()
 	got := map[string]*assets{}
-	options := map[string]bool{"accounts": true, "streams": true, "consumer": true, "config": true}
+	options := map[string]bool{"accounts": true, "streams": true, "consumer": true}
+	cost.in(askFigures)
+	if what[askConfigs] {
+		options["config"] = true
+		cost.in(askConfigs)
+	}
 	err := a.each(ctx, "JSZ", options, len(of), len(of), cost, func(id string, d *json.Decoder) error {
 		srv, ok := of[id]
 		if !ok || srv.JetStream == nil {
@@ -234,7 +268,7 @@ func (a systemAsk) gatherAssets(ctx context.Context, of map[string]fleet.Server,
 		if err != nil {
 			return err
 		}
-		one.took = a.now().Sub(begun)
+		one.took, one.configs = a.now().Sub(begun), what[askConfigs]
 		got[id] = one
 		return nil
 	})
@@ -246,7 +280,7 @@ func (a systemAsk) gatherAssets(ctx context.Context, of map[string]fleet.Server,
 // until as many came as may come. Once as many came as expected, it waits for
 // the rest only as long as they come briskly: a server that died must not hold
 // up every round. Fewer than expected is an error.
-func (a systemAsk) each(ctx context.Context, kind string, options any, expected, atMost int, cost *fleet.Cost, read func(id string, d *json.Decoder) error) error {
+func (a systemAsk) each(ctx context.Context, kind string, options any, expected, atMost int, cost *bill, read func(id string, d *json.Decoder) error) error {
 	// idle is how long after an answer the next one may take: all of a cluster
 	// were seen within 7 ms, one behind an ocean takes 300 ms.
 	// A missing one gets longer before it counts as lost.
@@ -277,8 +311,10 @@ func (a systemAsk) each(ctx context.Context, kind string, options any, expected,
 	}
 	msg := nats.NewMsg(subject)
 	msg.Reply, msg.Data = inbox, body
-	msg.Header.Set("Accept-Encoding", "gzip")
-	cost.Requests++
+	if cost.tier != fleet.Fast || !a.near {
+		msg.Header.Set("Accept-Encoding", "gzip")
+	}
+	cost.request()
 	if err := a.nc.PublishMsg(msg); err != nil {
 		return err
 	}
@@ -313,29 +349,38 @@ func (a systemAsk) each(ctx context.Context, kind string, options any, expected,
 			return errors.New("nobody answers such requests; the user is not in the system account")
 		}
 		came++
-		cost.Bytes += int64(len(m.Data))
-		if err := open(m, read); err != nil {
+		whole, err := open(m, read)
+		if err != nil {
 			wrong = err
 		}
+		perByte := cpuPlainByte
+		if whole != int64(len(m.Data)) {
+			perByte = cpuGzipByte
+		}
+		cost.answer(int64(len(m.Data)), whole, perByte)
 	}
 	return wrong
 }
 
-// open takes an answer out of its envelope.
-func open(m *nats.Msg, read func(id string, d *json.Decoder) error) error {
+// open takes an answer out of its envelope. whole is its size when it is not
+// compressed, as far as it was read.
+func open(m *nats.Msg, read func(id string, d *json.Decoder) error) (whole int64, err error) {
 	var r io.Reader = bytes.NewReader(m.Data)
+	whole = int64(len(m.Data))
 	if m.Header.Get("Content-Encoding") == "gzip" {
 		z, err := gzip.NewReader(r)
 		if err != nil {
-			return err
+			return whole, err
 		}
-		r = &limited{r: z, left: maxAnswer}
+		l := &limited{r: z, left: maxAnswer}
+		defer func() { whole = maxAnswer - l.left }()
+		r = l
 	}
 	d := json.NewDecoder(r)
 	var id string
 	// The server comes first in the envelope; its answer is then read as it
 	// streams out of the decompression.
-	return object(d, func(key string) error {
+	err = object(d, func(key string) error {
 		switch key {
 		case "server":
 			var s struct {
@@ -360,4 +405,5 @@ func open(m *nats.Msg, read func(id string, d *json.Decoder) error) error {
 		}
 		return d.Decode(&skip{})
 	})
+	return whole, err
 }

@@ -135,6 +135,7 @@ type leaf struct {
 type connz struct {
 	ID    string `json:"server_id"`
 	Now   wtime  `json:"now"`
+	Total int    `json:"total"`
 	Conns []conn `json:"connections"`
 }
 
@@ -209,15 +210,17 @@ type streamDetail struct {
 }
 
 type streamConfig struct {
-	Name      string            `json:"name"`
-	Subjects  []string          `json:"subjects"`
-	Storage   string            `json:"storage"`
-	Retention string            `json:"retention"`
-	Replicas  int               `json:"num_replicas"`
-	MaxBytes  int64             `json:"max_bytes"`
-	MaxMsgs   int64             `json:"max_msgs"`
-	MaxAge    time.Duration     `json:"max_age"`
-	Metadata  map[string]string `json:"metadata"`
+	Name       string            `json:"name"`
+	Subjects   []string          `json:"subjects"`
+	Storage    string            `json:"storage"`
+	Retention  string            `json:"retention"`
+	Discard    string            `json:"discard"`
+	Replicas   int               `json:"num_replicas"`
+	MaxBytes   int64             `json:"max_bytes"`
+	MaxMsgs    int64             `json:"max_msgs"`
+	PerSubject int64             `json:"max_msgs_per_subject"`
+	MaxAge     time.Duration     `json:"max_age"`
+	Metadata   map[string]string `json:"metadata"`
 }
 
 type streamState struct {
@@ -245,6 +248,8 @@ type consumerDetail struct {
 }
 
 type consumerConfig struct {
+	Durable        string            `json:"durable_name"`
+	Inactive       time.Duration     `json:"inactive_threshold"`
 	AckPolicy      string            `json:"ack_policy"`
 	AckWait        time.Duration     `json:"ack_wait"`
 	MaxDeliver     int               `json:"max_deliver"`

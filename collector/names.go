@@ -1,0 +1,106 @@
+package collector
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"ballast/fleet"
+)
+
+// uniqueNames gives every server of a snapshot a name of its own: series, leaders
+// and pages go by names. NATS itself wants them unique in a cluster only, and
+// nothing keeps two servers outside of JetStream from having one name. The one
+// that had the name in the snapshot before keeps it.
+func uniqueNames(all []seen, before *fleet.Snapshot) (names map[string]string, problems []fleet.Problem) {
+	had := map[string]string{} // name to ID
+	if before != nil {
+		for i := range before.Servers {
+			had[before.Servers[i].Name] = before.Servers[i].ID
+		}
+	}
+	byName := map[string][]*fleet.Server{}
+	for _, s := range all {
+		srv := &s.look.server
+		byName[srv.Name] = append(byName[srv.Name], srv)
+	}
+	names = map[string]string{}
+	for name, group := range byName {
+		if len(group) == 1 {
+			continue
+		}
+		slices.SortFunc(group, func(a, b *fleet.Server) int {
+			keeps := func(s *fleet.Server) int {
+				if had[name] == s.ID {
+					return 0
+				}
+				return 1
+			}
+			return cmp.Or(cmp.Compare(keeps(a), keeps(b)), cmp.Compare(a.Cluster, b.Cluster), a.Start.Compare(b.Start), cmp.Compare(a.ID, b.ID))
+		})
+		clusters := map[string]int{}
+		for _, s := range group {
+			clusters[s.Cluster]++
+		}
+		for _, s := range group[1:] {
+			switch {
+			case clusters[s.Cluster] > 1:
+				names[s.ID] = name + "#" + clipped(s.ID, 8)
+			case s.Cluster != "":
+				names[s.ID] = name + "@" + s.Cluster
+			default:
+				names[s.ID] = name + "#" + clipped(s.ID, 8)
+			}
+		}
+		for cluster, n := range clusters {
+			if n > 1 {
+				where := ""
+				if cluster != "" {
+					where = " of cluster " + cluster
+				}
+				problems = append(problems, fleet.Problem{
+					Where: name, What: fmt.Sprintf("%d servers%s have this name.", n, where),
+					Hint: "Give every server a server_name of its own; JetStream needs it, and figures are told apart by it.",
+				})
+			}
+		}
+	}
+	return names, problems
+}
+
+// rename puts unique names where servers are named, in the copy that belongs to
+// the snapshot.
+func rename(s *fleet.Snapshot, names map[string]string) {
+	if len(names) == 0 {
+		return
+	}
+	for i := range s.Servers {
+		if n := names[s.Servers[i].ID]; n != "" {
+			s.Servers[i].Name = n
+		}
+	}
+	for i := range s.Routes {
+		if n := names[s.Routes[i].To]; n != "" {
+			s.Routes[i].ToName = n
+		}
+	}
+}
+
+// renamed gives what a server with a new name told its rows under that name, so
+// that they point to it and not to its namesake.
+func (a *assets) renamed(to string) *assets {
+	out := *a
+	out.server = to
+	out.streams, out.consumers = slices.Clone(a.streams), slices.Clone(a.consumers)
+	for i := range out.streams {
+		if out.streams[i].Leader == a.server {
+			out.streams[i].Leader = to
+		}
+	}
+	for i := range out.consumers {
+		if out.consumers[i].Leader == a.server {
+			out.consumers[i].Leader = to
+		}
+	}
+	return &out
+}
