@@ -169,3 +169,38 @@ type StoreUsage struct {
 	Log      int64            // B of its write-ahead log
 	Tables   map[string]int64 // B of each table's pages
 }
+
+// TopBy says what entities are ranked by.
+type TopBy string
+
+const (
+	ByMean TopBy = "mean" // of a gauge over the looks, of a counter over the time
+	ByMax  TopBy = "max"  // the highest look, the highest rate between two looks
+	BySum  TopBy = "sum"  // what a counter counted; of a gauge the sum over the looks
+)
+
+// TopQuery asks which entities stand highest over a range: in a column of their
+// kind, or consumers in a quantile of their ACK latency.
+type TopQuery struct {
+	Kind     Kind
+	Column   string  // one of the Col constants; "" asks for latency
+	By       TopBy   // of a column; "" is ByMean
+	Quantile float64 // of latency, 0 to 1
+	Range
+	N int // how many; 0 is 10
+}
+
+// Ranked is one entity of an answer.
+type Ranked struct {
+	Entity
+	Value float64 // in the unit of the answer
+	Count uint64  // looks or samples behind it
+}
+
+// Top answers a TopQuery, exactly.
+type Top struct {
+	TopQuery        // its range is what was ranked: the one asked for, widened to whole slots
+	Unit     string // "ms" for latency; of a counter's sum that of the count
+	Of       int    // how many entities were compared
+	Rows     []Ranked
+}

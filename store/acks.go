@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -20,7 +21,7 @@ import (
 // of finer ones, exactly.
 var ackLevels = []level{
 	{"h0", 10_000, 10 * minute},
-	{"h1", 5 * minute, 2 * hour},
+	{"h1", 5 * minute, hour},
 	{"h2", hour, 24 * hour},
 }
 
@@ -32,11 +33,18 @@ const (
 	maxWindows = 200_000
 )
 
-// ackCell is the latency of one consumer in one bucket of time.
+// ackCell is the latency of one consumer in one bucket of time, its sketch in
+// binary form: a twentieth of what it takes as a sketch.
 type ackCell struct {
 	at          int64
 	redelivered uint64
-	latency     *sketch.Sketch
+	data        []byte // never changed, only replaced
+}
+
+// ackOpen is what is known of a consumer in a slot that is not on disk.
+type ackOpen struct {
+	cells   []ackCell // rising
+	longest time.Duration
 }
 
 // ackWindow is one window as it came, its sketch in binary form.
@@ -57,13 +65,14 @@ type ackRecent struct {
 // ackBuffer is what is in memory of the latencies, guarded by DB.mu.
 type ackBuffer struct {
 	by     map[fleet.ConsumerKey]*ackRecent
-	slots  map[int64]map[int64][]ackCell // by start of the slot, by entity; cells rise
-	sealed int64                         // slots that start before it are on disk
-	late   int                           // windows that came after their slot was sealed
+	slots  map[int64]map[int64]*ackOpen // by start of the slot, by entity
+	closed int64                        // slots that start before it take no more windows
+	sealed int64                        // slots that start before it are on disk
+	late   int                          // windows that came after their slot was sealed
 }
 
 func newAckBuffer() ackBuffer {
-	return ackBuffer{by: map[fleet.ConsumerKey]*ackRecent{}, slots: map[int64]map[int64][]ackCell{}}
+	return ackBuffer{by: map[fleet.ConsumerKey]*ackRecent{}, slots: map[int64]map[int64]*ackOpen{}}
 }
 
 // PutAcks records what the servers' samples said, in one transaction.
@@ -76,7 +85,6 @@ func (db *DB) PutAcks(ctx context.Context, windows []fleet.AckWindow) error {
 	defer db.put.Unlock()
 
 	list := make([]ackWindow, 0, len(windows))
-	sketches := make([]*sketch.Sketch, 0, len(windows))
 	keys := make([]fleet.ConsumerKey, 0, len(windows))
 	late := 0
 	db.mu.RLock()
@@ -85,7 +93,7 @@ func (db *DB) PutAcks(ctx context.Context, windows []fleet.AckWindow) error {
 			continue
 		}
 		a := ackWindow{from: ms(w.From), to: ms(w.To), redelivered: w.Redelivered}
-		if floor(a.from, ackLevels[0].span) < db.acks.sealed {
+		if floor(a.from, ackLevels[0].span) < db.acks.closed {
 			late++
 			continue
 		}
@@ -97,7 +105,7 @@ func (db *DB) PutAcks(ctx context.Context, windows []fleet.AckWindow) error {
 		if r := db.acks.by[w.ConsumerKey]; r != nil {
 			a.id = r.id
 		}
-		list, sketches, keys = append(list, a), append(sketches, w.Latency), append(keys, w.ConsumerKey)
+		list, keys = append(list, a), append(keys, w.ConsumerKey)
 	}
 	db.mu.RUnlock()
 
@@ -123,18 +131,19 @@ func (db *DB) PutAcks(ctx context.Context, windows []fleet.AckWindow) error {
 	db.mu.Lock()
 	first := late > 0 && db.acks.late == 0
 	db.acks.late += late
+	var err error
 	for i, w := range list {
-		db.acks.add(keys[i], w, sketches[i])
+		err = errors.Join(err, db.acks.add(keys[i], w))
 	}
 	db.mu.Unlock()
 	if first {
 		db.log.WarnContext(ctx, "ACK windows came after their slot was closed and are not counted", "windows", late)
 	}
-	return nil
+	return err
 }
 
-// add takes one window. s is read, not kept.
-func (b *ackBuffer) add(key fleet.ConsumerKey, w ackWindow, s *sketch.Sketch) {
+// add takes one window.
+func (b *ackBuffer) add(key fleet.ConsumerKey, w ackWindow) error {
 	r := b.by[key]
 	if r == nil {
 		r = &ackRecent{id: w.id, since: b.sealed}
@@ -153,17 +162,30 @@ func (b *ackBuffer) add(key fleet.ConsumerKey, w ackWindow, s *sketch.Sketch) {
 
 	slot := floor(w.from, ackLevels[0].span)
 	if b.slots[slot] == nil {
-		b.slots[slot] = map[int64][]ackCell{}
+		b.slots[slot] = map[int64]*ackOpen{}
 	}
-	cells := b.slots[slot][w.id]
+	o := b.slots[slot][w.id]
+	if o == nil {
+		o = &ackOpen{}
+		b.slots[slot][w.id] = o
+	}
+	_, _, longest, err := sketch.Peek(w.data)
+	if err != nil {
+		return fmt.Errorf("latency of %s: %w", key.Entity().Key, err)
+	}
+	o.longest = max(o.longest, longest)
 	at := floor(w.from, ackLevels[0].step)
-	i, ok := slices.BinarySearchFunc(cells, at, func(c ackCell, at int64) int { return cmp.Compare(c.at, at) })
+	i, ok := slices.BinarySearchFunc(o.cells, at, func(c ackCell, at int64) int { return cmp.Compare(c.at, at) })
 	if !ok {
-		cells = slices.Insert(cells, i, ackCell{at: at, latency: &sketch.Sketch{}})
-		b.slots[slot][w.id] = cells
+		o.cells = slices.Insert(o.cells, i, ackCell{at, w.redelivered, w.data})
+		return nil
 	}
-	cells[i].redelivered += w.redelivered
-	cells[i].latency.Merge(s)
+	c := &o.cells[i]
+	c.redelivered += w.redelivered
+	if c.data, err = sketch.AppendMerged(nil, c.data, w.data); err != nil {
+		return fmt.Errorf("latency of %s: %w", key.Entity().Key, err)
+	}
+	return nil
 }
 
 const acksVersion = 1
@@ -209,6 +231,7 @@ func (db *DB) recoverAcks(ctx context.Context) error {
 	if db.acks.sealed, err = mark(ctx, db.metrics.w, "h0"); err != nil {
 		return err
 	}
+	db.acks.closed = db.acks.sealed
 	rows, err := db.metrics.w.QueryContext(ctx, "SELECT d FROM acks ORDER BY id")
 	if err != nil {
 		return fmt.Errorf("read the open latency slot: %w", err)
@@ -245,11 +268,9 @@ func (db *DB) recoverAcks(ctx context.Context) error {
 			}
 			keys[w.id] = key
 		}
-		var s sketch.Sketch
-		if err := s.UnmarshalBinary(w.data); err != nil {
+		if err := db.acks.add(key, w); err != nil {
 			return fmt.Errorf("read the open latency slot: %w", err)
 		}
-		db.acks.add(key, w, &s)
 	}
 	return nil
 }
@@ -280,25 +301,21 @@ func lastSlash(b []byte) int {
 
 // A sealed row of cells: version, n, then of each cell the distance to the one
 // before in steps, redeliveries, length and bytes of the sketch.
-func appendAckCells(dst []byte, start, step int64, cells []ackCell) ([]byte, error) {
+func appendAckCells(dst []byte, start, step int64, cells []ackCell) []byte {
 	dst = append(dst, blobVersion)
 	dst = binary.AppendUvarint(dst, uint64(len(cells)))
 	at := start
-	var buf []byte
 	for _, c := range cells {
 		dst = binary.AppendUvarint(dst, uint64((c.at-at)/step))
 		at = c.at
 		dst = binary.AppendUvarint(dst, c.redelivered)
-		var err error
-		if buf, err = c.latency.AppendBinary(buf[:0]); err != nil {
-			return nil, err
-		}
-		dst = binary.AppendUvarint(dst, uint64(len(buf)))
-		dst = append(dst, buf...)
+		dst = binary.AppendUvarint(dst, uint64(len(c.data)))
+		dst = append(dst, c.data...)
 	}
-	return dst, nil
+	return dst
 }
 
+// decodeAckCells calls f with each cell; the data are valid only in the call.
 func decodeAckCells(data []byte, start, step int64, f func(ackCell) error) error {
 	d := decoder{b: data}
 	if d.byte() != blobVersion {
@@ -307,13 +324,10 @@ func decodeAckCells(data []byte, start, step int64, f func(ackCell) error) error
 	at := start
 	for n := d.count(); n > 0; n-- {
 		at += int64(d.uvarint()) * step
-		c := ackCell{at: at, redelivered: d.uvarint(), latency: &sketch.Sketch{}}
-		data := d.bytes(d.uvarint())
+		c := ackCell{at: at, redelivered: d.uvarint()}
+		c.data = d.bytes(d.uvarint())
 		if d.err != nil {
 			return d.err
-		}
-		if err := c.latency.UnmarshalBinary(data); err != nil {
-			return err
 		}
 		if err := f(c); err != nil {
 			return err
@@ -347,23 +361,33 @@ func (db *DB) sealAcks(ctx context.Context) error {
 
 func (db *DB) sealAckSlot(ctx context.Context, slot int64) error {
 	l := ackLevels[0]
-	// No window comes in between: put is held until the mark is set.
+	// From here on no window comes to the slot: it is read without the lock.
 	db.put.Lock()
-	defer db.put.Unlock()
-	db.mu.RLock()
-	cells := db.acks.slots[slot]
-	db.mu.RUnlock()
-	var rows []blobRow
-	for id, list := range cells {
-		data, err := appendAckCells(nil, slot, l.step, list)
-		if err != nil {
-			return err
+	db.mu.Lock()
+	db.acks.closed = max(db.acks.closed, slot+l.span)
+	open := db.acks.slots[slot]
+	db.mu.Unlock()
+	db.put.Unlock()
+
+	ids := slices.Sorted(maps.Keys(open))
+	rows := make([]blobRow, 0, len(ids))
+	var top latencyTop
+	var all sketch.Sketch
+	for _, id := range ids {
+		all.Reset()
+		for _, c := range open[id].cells {
+			if err := all.MergeBinary(c.data); err != nil {
+				return fmt.Errorf("latency of entity %d: %w", id, err)
+			}
 		}
-		rows = append(rows, blobRow{slot/l.span<<entityBits | id, data})
+		top.add(id, &all)
+		rows = append(rows, blobRow{slot/l.span<<entityBits | id, appendAckCells(nil, slot, l.step, open[id].cells)})
 	}
-	slices.SortFunc(rows, func(a, b blobRow) int { return cmp.Compare(a.k, b.k) })
 	err := db.writeBlobs(ctx, l.table, rows, func(ctx context.Context, tx *sql.Tx) error {
 		if err := seenUntil(ctx, tx, rows, slot+l.span-1); err != nil {
+			return err
+		}
+		if err := putTop(ctx, tx, slot, topicAcks, top.append(nil)); err != nil {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, "DELETE FROM acks WHERE slot <= ?", slot); err != nil {
@@ -383,7 +407,7 @@ func (db *DB) sealAckSlot(ctx context.Context, slot int64) error {
 
 // ackCells calls f with the cells of a consumer's sketches that start in [from,
 // to), from the level as far as it is built, the rest from the finer ones. f
-// must not keep or change the sketches.
+// must not keep the data.
 func (db *DB) ackCells(ctx context.Context, id int64, lvl int, from, to int64, built []int64, f func(ackCell) error) error {
 	if from >= to {
 		return nil
@@ -401,10 +425,11 @@ func (db *DB) ackCells(ctx context.Context, id int64, lvl int, from, to int64, b
 		known := map[int64]bool{}
 		for slot, by := range db.acks.slots {
 			known[slot/l.span] = true
-			for _, c := range by[id] {
-				if c.at >= from && c.at < to {
-					c.latency = c.latency.Clone()
-					inMemory = append(inMemory, c)
+			if o := by[id]; o != nil {
+				for _, c := range o.cells {
+					if c.at >= from && c.at < to {
+						inMemory = append(inMemory, c)
+					}
 				}
 			}
 		}
@@ -457,7 +482,8 @@ func (db *DB) acksBuilt(ctx context.Context) ([]int64, error) {
 	return built, nil
 }
 
-// rollUpAcks builds every coarser latency slot whose source is complete.
+// rollUpAcks builds every coarser latency cell whose source is complete. A row
+// is written anew as it grows: what ranks consumers must not wait for its end.
 func (db *DB) rollUpAcks(ctx context.Context) error {
 	db.sealing.Lock()
 	defer db.sealing.Unlock()
@@ -476,20 +502,23 @@ func (db *DB) rollUpAcks(ctx context.Context) error {
 			if !k.Valid {
 				return nil
 			}
-			next = floor(k.Int64>>entityBits*finer.span, l.span)
+			next = floor(k.Int64>>entityBits*finer.span, l.step)
 		}
-		for ; next+l.span <= built[lvl-1]; next += l.span {
-			if err := db.rollUpAckSlot(ctx, lvl, next, built); err != nil {
+		for next+l.step <= built[lvl-1] {
+			end := min(floor(next, l.span)+l.span, floor(built[lvl-1], l.step))
+			if err := db.rollUpAckSlot(ctx, lvl, next, end, built); err != nil {
 				return fmt.Errorf("build %s of %s: %w", l.table, fromMS(next).Format(time.RFC3339), err)
 			}
+			next, built[lvl] = end, end
 		}
 	}
 	return nil
 }
 
-func (db *DB) rollUpAckSlot(ctx context.Context, lvl int, start int64, built []int64) error {
+// rollUpAckSlot adds the cells from next to end to the rows of their slot.
+func (db *DB) rollUpAckSlot(ctx context.Context, lvl int, next, end int64, built []int64) error {
 	l := ackLevels[lvl]
-	found, err := db.metrics.r.QueryContext(ctx, aliveAcksSQL, start, start+l.span, kindAck)
+	found, err := db.metrics.r.QueryContext(ctx, aliveAcksSQL, next-seenEvery, end, kindAck)
 	if err != nil {
 		return err
 	}
@@ -505,33 +534,71 @@ func (db *DB) rollUpAckSlot(ctx context.Context, lvl int, start int64, built []i
 	if err := errors.Join(found.Err(), found.Close()); err != nil {
 		return err
 	}
+	start := floor(next, l.span)
+	tops := map[int64]*latencyTop{} // by cell, of the level that ranks long ranges
 	var rows []blobRow
 	for _, id := range ids {
 		var cells []ackCell
-		err := db.ackCells(ctx, id, lvl-1, start, start+l.span, built, func(c ackCell) error {
+		var sum sketch.Sketch
+		finish := func() error {
+			if len(cells) == 0 || sum.Count() == 0 {
+				return nil
+			}
+			c := &cells[len(cells)-1]
+			var err error
+			if c.data, err = sum.AppendBinary(nil); err != nil {
+				return err
+			}
+			if lvl == len(ackLevels)-1 {
+				if tops[c.at] == nil {
+					tops[c.at] = &latencyTop{}
+				}
+				tops[c.at].add(id, &sum)
+			}
+			sum.Reset()
+			return nil
+		}
+		err := db.ackCells(ctx, id, lvl-1, next, end, built, func(c ackCell) error {
 			at := floor(c.at, l.step)
 			if n := len(cells); n == 0 || cells[n-1].at != at {
-				cells = append(cells, ackCell{at: at, latency: &sketch.Sketch{}})
+				if err := finish(); err != nil {
+					return err
+				}
+				cells = append(cells, ackCell{at: at})
 			}
-			last := &cells[len(cells)-1]
-			last.redelivered += c.redelivered
-			last.latency.Merge(c.latency)
-			return nil
+			cells[len(cells)-1].redelivered += c.redelivered
+			return sum.MergeBinary(c.data)
 		})
-		if err != nil {
+		if err := errors.Join(err, finish()); err != nil {
 			return err
 		}
 		if len(cells) == 0 {
 			continue
 		}
-		data, err := appendAckCells(nil, start, l.step, cells)
-		if err != nil {
-			return err
+		if start < next {
+			var before []ackCell
+			err := db.blobs(ctx, l.table, id, start/l.span, start/l.span, func(slot int64, data []byte) error {
+				return decodeAckCells(slices.Clone(data), start, l.step, func(c ackCell) error {
+					if c.at < next {
+						before = append(before, c)
+					}
+					return nil
+				})
+			})
+			if err != nil {
+				return err
+			}
+			cells = append(before, cells...)
 		}
-		rows = append(rows, blobRow{start/l.span<<entityBits | id, data})
+		rows = append(rows, blobRow{start/l.span<<entityBits | id, appendAckCells(nil, start, l.step, cells)})
 	}
 	return db.writeBlobs(ctx, l.table, rows, func(ctx context.Context, tx *sql.Tx) error {
-		return setMark(ctx, tx, l.table, start+l.span)
+		for at, top := range tops {
+			if err := putTop(ctx, tx, at, topicAcksHour, top.append(nil)); err != nil {
+				return err
+			}
+		}
+		return setMark(ctx, tx, l.table, end)
 	})
 }
 

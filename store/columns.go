@@ -91,12 +91,13 @@ func findColumn(kind fleet.Kind, name string) (column, error) {
 // database is opened.
 type layouts struct {
 	names map[int64][]string
+	kinds map[int64]fleet.Kind
 	now   map[fleet.Kind]int64 // the list this program writes
 }
 
 // loadLayouts reads the lists and adds those that this program writes.
 func loadLayouts(ctx context.Context, db *sql.DB) (layouts, error) {
-	l := layouts{map[int64][]string{}, map[fleet.Kind]int64{}}
+	l := layouts{map[int64][]string{}, map[int64]fleet.Kind{}, map[fleet.Kind]int64{}}
 	err := inTx(ctx, db, func(tx *sql.Tx) error {
 		for kind, cols := range columnsOf {
 			names := make([]string, len(cols))
@@ -116,22 +117,23 @@ func loadLayouts(ctx context.Context, db *sql.DB) (layouts, error) {
 			}
 			l.now[kind] = id
 		}
-		rows, err := tx.QueryContext(ctx, "SELECT id, cols FROM layout")
+		rows, err := tx.QueryContext(ctx, "SELECT id, kind, cols FROM layout")
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
 			var id int64
+			var kind fleet.Kind
 			var text string
-			if err := rows.Scan(&id, &text); err != nil {
+			if err := rows.Scan(&id, &kind, &text); err != nil {
 				return err
 			}
 			var names []string
 			if err := json.Unmarshal([]byte(text), &names); err != nil {
 				return fmt.Errorf("column list %d: %w", id, err)
 			}
-			l.names[id] = names
+			l.names[id], l.kinds[id] = names, kind
 		}
 		return rows.Err()
 	})

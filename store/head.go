@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"fmt"
+	"strconv"
 
 	"github.com/klauspost/compress/s2"
 
@@ -93,8 +94,9 @@ func (db *DB) headFor(at int64) *head {
 
 // A tick row holds one round, compressed: version, 1 when it is not a
 // difference to the row before, then by kind: kind's column list, number of
-// entities, and of each id, at - tick, and the differences of its values.
-const tickVersion = 1
+// entities, and of each the distance of its id to the one before, at - tick,
+// and the differences of its values.
+const tickVersion = 2 // in 1 the ids were not differences
 
 // encodeTick writes the rows that are recorded, which stand together by kind,
 // to tickRow. The caller holds put.
@@ -118,14 +120,16 @@ func (db *DB) encodeTick(set *rowSet) {
 		}
 		b = binary.AppendUvarint(b, uint64(db.layouts.now[kind]))
 		b = binary.AppendUvarint(b, uint64(n))
+		last := int64(0)
 		for j := range rows {
 			r := &rows[j]
 			e := r.e
 			if e == nil {
 				continue
 			}
-			b = binary.AppendUvarint(b, uint64(e.id))
-			b = binary.AppendUvarint(b, zig(r.at-set.taken))
+			b = appendVarint(b, zig(e.id-last))
+			last = e.id
+			b = appendVarint(b, zig(r.at-set.taken))
 			v := set.values(r)
 			if e.chain == db.chainID {
 				for k, x := range v {
@@ -159,7 +163,8 @@ func (db *DB) decodeTick(data []byte, ts int64, carried map[int64][]int64, f fun
 		return err
 	}
 	d := decoder{b: raw}
-	if d.byte() != tickVersion {
+	v := d.byte()
+	if v != tickVersion && v != 1 {
 		return errCorrupt
 	}
 	if d.byte() == 1 {
@@ -171,8 +176,13 @@ func (db *DB) decodeTick(data []byte, ts int64, carried map[int64][]int64, f fun
 		if !ok {
 			return errLayout
 		}
+		id := int64(0)
 		for n := d.count(); n > 0; n-- {
-			id := int64(d.uvarint())
+			if v == 1 {
+				id = int64(d.uvarint())
+			} else {
+				id += d.varint()
+			}
 			at := ts + d.varint()
 			last := carried[id]
 			if len(last) != len(names) {
@@ -253,6 +263,53 @@ func (db *DB) recoverTicks(ctx context.Context) error {
 		})
 		if err != nil {
 			return fmt.Errorf("read tick %d of the open slot: %w", t.id, err)
+		}
+	}
+	if len(db.closing) > 0 {
+		return db.recoverPrior(ctx, db.closing[0])
+	}
+	return db.recoverPrior(ctx, db.open)
+}
+
+// recoverPrior gives the blocks of the first slot in memory the looks before
+// them, from the slot before: without them what happened in between would be
+// missing in the ranking.
+func (db *DB) recoverPrior(ctx context.Context, h *head) error {
+	if h == nil {
+		return nil
+	}
+	for slot := h.start/unit - maxUnits; slot < h.start/unit; slot++ {
+		keys := []byte{'['}
+		for id, b := range h.blocks {
+			if b.e.first >= h.start {
+				continue
+			}
+			if len(keys) > 1 {
+				keys = append(keys, ',')
+			}
+			keys = strconv.AppendInt(keys, slot<<entityBits|id, 10)
+		}
+		err := db.many(ctx, "raw", append(keys, ']'), func(k int64, data []byte) error {
+			b := h.blocks[k&entityMask]
+			c, err := decodeBlock(data, db.layouts, b.e.cols, slot*unit)
+			if err != nil {
+				return err
+			}
+			n := len(c.at)
+			if n == 0 || c.at[n-1] >= b.start+int64(b.at[0]) {
+				return nil
+			}
+			b.before, b.prior = c.at[n-1], make([]int64, len(b.e.cols))
+			for i, col := range c.cols {
+				b.prior[i] = absent
+				if col != nil {
+					b.prior[i] = col[n-1]
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("read the slot before the open one: %w", err)
 		}
 	}
 	return nil

@@ -82,7 +82,9 @@ func (db *DB) latency(ctx context.Context, key fleet.ConsumerKey, r fleet.Range,
 				finish()
 				at = bucket
 			}
-			part.Merge(c.latency)
+			if err := part.MergeBinary(c.data); err != nil {
+				return err
+			}
 			out.Last = fromMS(min(c.at+ackLevels[lvl].step, to))
 			return nil
 		})

@@ -359,8 +359,8 @@ func (db *DB) acksBetween(ctx context.Context, key fleet.ConsumerKey, begin, end
 	half := ackLevels[lvl].step / 2
 	err = db.ackCells(ctx, id, lvl, floor(begin+half, ackLevels[lvl].step), end, built, func(c ackCell) error {
 		if c.at+half > begin && c.at+half <= end {
-			all.Merge(c.latency)
 			again += c.redelivered
+			return all.MergeBinary(c.data)
 		}
 		return nil
 	})

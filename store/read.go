@@ -264,7 +264,7 @@ func (db *DB) lives(ctx context.Context, name fleet.Entity, from, to int64) ([]i
 			return nil, fmt.Errorf("find %s %q: %w", name.Kind, name.Key, err)
 		}
 		// last is of what is sealed; a life may have looks in memory after it.
-		if last >= from || db.inMemory(id) {
+		if last >= from-seenEvery || db.inMemory(id) {
 			ids = append(ids, id)
 		}
 	}

@@ -22,6 +22,7 @@ func (db *DB) tables() []kept {
 	return []kept{
 		{"raw", unit, r.Raw},
 		{"h0", ackLevels[0].span, r.Acks10},
+		{"top", unit, r.Acks5},
 		{"r1", levels[0].span, r.Min1},
 		{"h1", ackLevels[1].span, r.Acks5},
 		{"r2", levels[1].span, r.Min10},

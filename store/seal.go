@@ -28,7 +28,7 @@ var (
 )
 
 func init() {
-	for _, t := range []string{"raw", "r1", "r2", "r3", "h0", "h1", "h2"} {
+	for _, t := range []string{"top", "raw", "r1", "r2", "r3", "h0", "h1", "h2"} {
 		insertOne[t] = "INSERT OR REPLACE INTO " + t + "(k, d) VALUES (?, ?)"
 		insertMany[t] = insertOne[t] + strings.Repeat(", (?, ?)", perInsert-1)
 	}
@@ -115,9 +115,15 @@ func (db *DB) seal(ctx context.Context, h *head) error {
 			d: b.appendTo(nil, &enc, db.layouts.now[b.e.kind], db.intervalMS()),
 		}
 	}
+	tops := db.kindTops(blocks)
 	err := db.writeBlobs(ctx, "raw", rows, func(ctx context.Context, tx *sql.Tx) error {
 		if err := seenUntil(ctx, tx, rows, h.end-1); err != nil {
 			return err
+		}
+		for layout, data := range tops {
+			if err := putTop(ctx, tx, h.start, layout, data); err != nil {
+				return err
+			}
 		}
 		if _, err := tx.ExecContext(ctx, "DELETE FROM tick WHERE id <= ?", h.lastTick); err != nil {
 			return err
@@ -144,13 +150,17 @@ func seenUntil(ctx context.Context, tx *sql.Tx, rows []blobRow, at int64) error 
 		ids = strconv.AppendInt(ids, r.k&entityMask, 10)
 	}
 	ids = append(ids, ']')
-	if _, err := tx.ExecContext(ctx, seenSQL, at, string(ids)); err != nil {
+	if _, err := tx.ExecContext(ctx, seenSQL, at, string(ids), seenEvery-1); err != nil {
 		return fmt.Errorf("note %d entities: %w", len(rows), err)
 	}
 	return nil
 }
 
-const seenSQL = "UPDATE entity SET last_ms = max(last_ms, ?1) WHERE id IN (SELECT value FROM json_each(?2))"
+// seenEvery is how far last_ms of an entity may lie behind what is sealed of
+// it: writing it with every slot would cost more than the slot's figures.
+const seenEvery = hour
+
+const seenSQL = "UPDATE entity SET last_ms = ?1 WHERE +last_ms < ?1 - ?3 AND id IN (SELECT value FROM json_each(?2))"
 
 // rollUp builds every roll-up slot whose source is complete. It can be stopped
 // and started at any point: a slot is built anew until its mark is set.
@@ -204,7 +214,7 @@ func (db *DB) sealedUntil() int64 {
 // rollUpSlot builds one slot of a level for all entities that were there.
 func (db *DB) rollUpSlot(ctx context.Context, lvl int, start int64, built []int64) error {
 	l := levels[lvl]
-	found, err := db.metrics.r.QueryContext(ctx, aliveSQL, start, start+l.span)
+	found, err := db.metrics.r.QueryContext(ctx, aliveSQL, start-seenEvery, start+l.span)
 	if err != nil {
 		return err
 	}

@@ -757,7 +757,7 @@ func TestHotQueriesUseTheirKeys(t *testing.T) {
 		{db.metrics, livesSQL, []any{"server", "n1", 1}, "SEARCH entity USING INDEX sqlite_autoindex_entity_1 (kind=? AND name=?)"},
 		{db.metrics, aliveSQL, []any{1, 2}, "entity_last"},
 		{db.metrics, eventsSQL, []any{1, 2, 3}, "SEARCH event USING INDEX event_ts"},
-		{db.metrics, seenSQL, []any{1, "[1,2]"}, "SEARCH entity USING INTEGER PRIMARY KEY"},
+		{db.metrics, seenSQL, []any{1, "[1,2]", 3}, "SEARCH entity USING INTEGER PRIMARY KEY"},
 		{db.metrics, "DELETE FROM raw WHERE k < ?", []any{1}, "SEARCH raw USING INTEGER PRIMARY KEY"},
 		{db.console, entries, args, "SEARCH journal USING INDEX journal_split"},
 		{db.console, byChange, changeArgs, "SEARCH journal USING INDEX journal_change"},
