@@ -1,0 +1,153 @@
+package tuner
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"ballast/collector"
+	"ballast/fleet"
+	"ballast/internal/wait"
+	"ballast/store"
+	"ballast/traffic"
+)
+
+// rig is the way of the figures as in the program: a real collector, a real
+// store and the engine. Looks follow each other faster, so that three bad ones
+// take no long time.
+type rig struct {
+	t      *testing.T
+	db     *store.DB
+	f      *Findings
+	now    func() time.Time
+	seen   time.Time
+	splits []traffic.Revision
+	spoil  func(s *fleet.Snapshot) // what a real server does not do on demand
+	events []fleet.Event
+}
+
+func newRig(t *testing.T, cfg FindingsConfig, col collector.Config) *rig {
+	t.Helper()
+	if cfg.Window == 0 {
+		cfg.Window = 2 * time.Second
+	}
+	if cfg.Flap == 0 {
+		cfg.Flap = time.Millisecond // every return is told as a new one
+	}
+	col.Interval = lookEvery
+	if col.Now == nil {
+		col.Now = time.Now
+	}
+	r := &rig{t: t, f: NewFindings(cfg), now: col.Now}
+	ctx, cancel := context.WithCancel(context.Background())
+	var err error
+	if r.db, err = store.Open(ctx, t.TempDir(), store.Options{Interval: lookEvery, Now: col.Now}); err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	c, err := collector.New(col, r.db)
+	if err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("collector: %v", err)
+		}
+		if err := r.db.Close(); err != nil {
+			t.Errorf("close the store: %v", err)
+		}
+	})
+	return r
+}
+
+// look judges the newest snapshot, if it is a new one.
+func (r *rig) look() {
+	r.t.Helper()
+	snap := r.db.Latest()
+	if !snap.TakenAt.After(r.seen) {
+		return
+	}
+	r.seen = snap.TakenAt
+	ctx, now := r.t.Context(), r.now()
+	span := fleet.Range{From: now.Add(-time.Minute), To: now.Add(time.Second)}
+	look := fleet.Look{At: now, Interval: lookEvery, Snapshot: snap, Rates: r.db.Rates(), Latency: map[fleet.ConsumerKey]fleet.Latency{}}
+	if r.spoil != nil {
+		s := *snap
+		s.Servers = append([]fleet.Server(nil), snap.Servers...)
+		s.Routes = append([]fleet.Route(nil), snap.Routes...)
+		r.spoil(&s)
+		look.Snapshot = &s
+	}
+	var err error
+	if look.Events, err = r.db.Events(ctx, span, 1000); err != nil {
+		r.t.Fatal(err)
+	}
+	for _, c := range snap.Consumers {
+		if c.Sampled() {
+			if look.Latency[c.ConsumerKey], err = r.db.Latency(ctx, c.ConsumerKey, span, 1); err != nil {
+				r.t.Fatal(err)
+			}
+		}
+	}
+	seen := map[string][]traffic.Observation{}
+	for _, rev := range r.splits {
+		if seen[rev.Split.Name], err = r.db.Observe(ctx, rev.Split, fleet.Range{From: now.Add(-5 * time.Second), To: now}); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	_, events := r.f.Inspect(look, r.splits, seen)
+	r.events = append(r.events, events...)
+}
+
+func (r *rig) find(code, key string) (fleet.Finding, bool) {
+	for _, f := range r.f.Open() {
+		if f.Code == code && f.Key == key {
+			return f, true
+		}
+	}
+	return fleet.Finding{}, false
+}
+
+// fires waits until the check finds the thing bad, and returns what it says.
+func (r *rig) fires(code, key string) fleet.Finding {
+	r.t.Helper()
+	var f fleet.Finding
+	wait.For(r.t, patience, code+" of "+key+" to open", func() bool {
+		r.look()
+		var ok bool
+		f, ok = r.find(code, key)
+		return ok
+	})
+	if f.Text == "" || f.Remedy == "" || f.Title == "" || len(f.Evidence) == 0 && code != "SRV012" {
+		r.t.Errorf("%s of %s says too little: %+v", code, key, f)
+	}
+	r.t.Logf("%s %s %s: %s [%s]", f.Code, f.Severity, f.Key, f.Text, f.Command)
+	return f
+}
+
+// clears waits until the finding is closed.
+func (r *rig) clears(code, key string) {
+	r.t.Helper()
+	wait.For(r.t, patience, code+" of "+key+" to close", func() bool {
+		r.look()
+		_, open := r.find(code, key)
+		return !open
+	})
+}
+
+// rounds judges some more looks.
+func (r *rig) rounds(n int) {
+	r.t.Helper()
+	for range n {
+		before := r.seen
+		wait.For(r.t, patience, fmt.Sprintf("look after %v", before), func() bool {
+			r.look()
+			return r.seen.After(before)
+		})
+	}
+}
