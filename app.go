@@ -52,6 +52,7 @@ type app struct {
 	db        *store.DB
 	collector *collector.Collector
 	control   *control.Control
+	watch     *control.Watch
 	web       *handlers.Server
 	ln        net.Listener
 }
@@ -90,6 +91,10 @@ func newApp(ctx context.Context, s setup) (_ *app, err error) {
 		Now: time.Now, Log: s.log,
 		Bake: s.bake, ReadOnly: s.readOnly,
 	})
+	a.watch = control.NewWatch(control.WatchConfig{
+		Metrics: a.db, Store: a.db, Inspector: tuner.NewFindings(tuner.FindingsConfig{}), Splits: a.control,
+		Interval: s.interval, Now: time.Now, Log: s.log,
+	})
 	a.web = handlers.New(handlers.Deps{
 		Metrics: a.db, Journal: a.db.Journal(), Control: a.control, Demo: s.demo,
 		Log: s.log, Now: time.Now,
@@ -109,6 +114,7 @@ func (a *app) Run(ctx context.Context) error {
 	g.Go(func() error { return a.db.Run(ctx) })
 	g.Go(func() error { return a.collector.Run(ctx) })
 	g.Go(func() error { return a.control.Run(ctx) })
+	g.Go(func() error { return a.watch.Run(ctx) })
 	g.Go(func() error { return a.web.Run(ctx) })
 	g.Go(func() error { return a.serveHTTP(ctx) })
 	err := g.Wait()
