@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -932,6 +933,26 @@ func TestJournal(t *testing.T) {
 	if seen != 134 {
 		t.Errorf("%d records on all pages, want 134", seen)
 	}
+}
+
+// Measurements stand in the journal beside the changes.
+func TestJournalOfAMeasurement(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	data, err := json.Marshal(traffic.Measurement{ID: "m1", Phase: traffic.Measuring, Percent: 5, Actor: "ada"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []traffic.EntryKind{traffic.EntryMeasureOn, traffic.EntryMeasureOff} {
+		e := traffic.Entry{Seq: w.entries[0].Seq + 1, At: epoch, Kind: k, Actor: "ada", Text: "Measure ORDERS/eu.", Change: "m1", Data: data}
+		w.entries = slices.Insert(w.entries, 0, e)
+	}
+	st := newSite(t, w)
+	st.get("/journal").status(200).says("main", "measuring begun").says("main", "measuring ended")
+	if got := text(st.get("/journal?kind=measure.on").status(200).id("main")); !strings.Contains(got, "Measure ORDERS/eu.") || strings.Contains(got, "Revision 4") {
+		t.Errorf("the filter does not hold: %s", got)
+	}
+	st.get("/journal/"+strconv.FormatUint(w.entries[0].Seq, 10)).status(200).says("main", `"percent": 5`)
 }
 
 func TestFind(t *testing.T) {

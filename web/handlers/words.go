@@ -93,7 +93,7 @@ func entryTone(k traffic.EntryKind) string {
 		return "crit"
 	case traffic.EntryRejected, traffic.EntryFreeze, traffic.EntryDemo:
 		return "warn"
-	case traffic.EntryIntent, traffic.EntryProposal:
+	case traffic.EntryIntent, traffic.EntryProposal, traffic.EntryMeasureOn:
 		return "info"
 	}
 	return "idle"
@@ -128,6 +128,10 @@ func entryWords(k traffic.EntryKind) string {
 		return "thawed"
 	case traffic.EntryDemo:
 		return "demo fault"
+	case traffic.EntryMeasureOn:
+		return "measuring begun"
+	case traffic.EntryMeasureOff:
+		return "measuring ended"
 	}
 	return string(k)
 }
