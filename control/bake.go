@@ -37,11 +37,7 @@ const (
 // care resolves what is unfinished, watches over what bakes and settles what
 // the journal is owed.
 func (c *Control) care(ctx context.Context) {
-	c.journal.Lock()
-	if err := c.settleDebt(ctx); err != nil {
-		c.log.ErrorContext(ctx, "journal entries are owed", "owed", len(c.owed), "err", err)
-	}
-	c.journal.Unlock()
+	c.pay(ctx)
 	c.mu.Lock()
 	open := c.book.unfinished()
 	c.mu.Unlock()

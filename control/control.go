@@ -188,6 +188,7 @@ func (c *Control) Run(ctx context.Context) error {
 	}
 	err := g.Wait()
 	c.windUp(ctx)
+	c.pay(ctx) // what happened must not be forgotten with the program
 	return err
 }
 

@@ -36,6 +36,15 @@ func (c *Control) tell(ctx context.Context, e traffic.Entry) {
 	}
 }
 
+// pay records what is owed, if the ledger takes it now.
+func (c *Control) pay(ctx context.Context) {
+	c.journal.Lock()
+	defer c.journal.Unlock()
+	if err := c.settleDebt(ctx); err != nil {
+		c.log.ErrorContext(ctx, "journal entries are owed", "owed", len(c.owed), "err", err)
+	}
+}
+
 // settleDebt records what is owed, oldest first. c.journal is held.
 func (c *Control) settleDebt(ctx context.Context) error {
 	for len(c.owed) > 0 {

@@ -357,7 +357,7 @@ func (c *Control) watch(ctx context.Context) error {
 				c.setTrouble(ctx, nil)
 			default:
 				seen[e.Key()] = true
-				rev, ok := c.learn(ctx, e)
+				rev, ok := c.learn(ctx, e, !first)
 				switch split := rev.Split.Name; {
 				case !ok:
 				case first:
@@ -383,8 +383,9 @@ func (c *Control) watch(ctx context.Context) error {
 }
 
 // learn takes over what the KV tells of one split, and returns the revision if it
-// is one. A document that is not valid changes nothing, as with every reader.
-func (c *Control) learn(ctx context.Context, e jetstream.KeyValueEntry) (rev traffic.Revision, ok bool) {
+// is one. A document that is not valid changes nothing, as with every reader. One
+// that is told as history is not news.
+func (c *Control) learn(ctx context.Context, e jetstream.KeyValueEntry, news bool) (rev traffic.Revision, ok bool) {
 	split := e.Key()[len(traffic.Key("")):]
 	if e.Operation() != jetstream.KeyValuePut {
 		c.mu.Lock()
@@ -401,9 +402,11 @@ func (c *Control) learn(ctx context.Context, e jetstream.KeyValueEntry) (rev tra
 		return rev, false
 	}
 	rev.Token = e.Revision()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.show(rev)
+	if news {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.show(rev)
+	}
 	return rev, true
 }
 
@@ -425,11 +428,14 @@ func remember(revs []traffic.Revision, rev traffic.Revision) []traffic.Revision 
 }
 
 // forget drops the splits that the bucket turned out not to have, and takes over
-// the histories that it told.
+// the histories that it told: what was once in force is never shown as what is.
 func (c *Control) forget(seen map[string]bool, told map[string][]traffic.Revision) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.histories = told
+	for _, revs := range told {
+		c.show(revs[0])
+	}
 	for name := range c.splits {
 		if !seen[traffic.Key(name)] {
 			delete(c.splits, name)
