@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"ballast/fleet"
@@ -258,24 +259,37 @@ func checkNames(in *inspection) {
 		}
 		ids[name][id] = true
 	}
-	in.servers(func(s *fleet.Server) { note(s.Name, s.ID) })
+	in.servers(func(s *fleet.Server) { note(givenName(s), s.ID) })
 	for _, r := range in.snap.Routes {
 		note(r.ToName, r.To)
 	}
 	done := map[string]bool{}
 	in.servers(func(s *fleet.Server) {
-		if done[s.Name] {
+		name := givenName(s)
+		if done[name] {
 			return
 		}
-		done[s.Name] = true
-		n := len(ids[s.Name])
-		in.judge(s.Entity(), s.At, n > 1, func() proof {
+		done[name] = true
+		n := len(ids[name])
+		in.judge(fleet.Entity{Kind: fleet.KindServer, Key: name}, s.At, n > 1, func() proof {
 			return proof{
-				text:    fmt.Sprintf("%d running servers are named %s.", n, s.Name),
+				text:    fmt.Sprintf("%d running servers are named %s.", n, name),
 				command: about("nats server ls"), source: s.Source, evidence: figures(figure("servers of that name", number(float64(n)), "1", "")),
 			}
 		})
 	})
+}
+
+// givenName is the name of the server's own configuration: the collector tells
+// servers of one name apart by adding the cluster or the beginning of the ID.
+func givenName(s *fleet.Server) string {
+	if name, ok := strings.CutSuffix(s.Name, "@"+s.Cluster); ok && s.Cluster != "" && name != "" {
+		return name
+	}
+	if i := strings.LastIndexByte(s.Name, '#'); i > 0 && len(s.Name)-i > 8 && strings.HasPrefix(s.ID, s.Name[i+1:]) {
+		return s.Name[:i]
+	}
+	return s.Name
 }
 
 func checkConnections(in *inspection) {
