@@ -175,7 +175,11 @@ func (w *world) start(binary string, single bool) error {
 		if name == "leaf" {
 			domain = ", domain: edge"
 		}
-		conf += fmt.Sprintf("jetstream { store_dir: %q, max_mem: 64MB, max_file: 256MB%s }\n", filepath.Join(w.dir, name), domain) + accounts
+		if name == "w1" {
+			conf += strings.ReplaceAll(accounts, "jetstream: enabled, ", "") // a cluster of one has no meta group
+		} else {
+			conf += fmt.Sprintf("jetstream { store_dir: %q, max_mem: 64MB, max_file: 256MB%s }\n", filepath.Join(w.dir, name), domain) + accounts
+		}
 		if !single && name != "leaf" {
 			cluster, routes := "east", fmt.Sprintf("nats://127.0.0.1:%d, nats://127.0.0.1:%d", port(0, 2), port(1, 2))
 			if name == "w1" {
