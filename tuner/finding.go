@@ -145,7 +145,7 @@ type verdict struct {
 	fleet.FindingKey
 	at  time.Time // when what it rests on was measured
 	bad bool
-	f   fleet.Finding // filled in when bad
+	f   *fleet.Finding // when bad
 }
 
 // Inspect judges one look. It returns the findings that changed, for the
@@ -238,7 +238,7 @@ func (f *Findings) judge(v verdict, look fleet.Look) ([]fleet.Finding, []fleet.E
 	if t.open || back {
 		reopened = t.f.Reopened
 	}
-	next := v.f
+	next := *v.f
 	next.FindingKey, next.Since, next.LastSeen, next.Reopened = v.FindingKey, since, v.at, reopened
 	next.Suppressed = f.suppressed[v.FindingKey]
 	if t.open {
@@ -334,9 +334,17 @@ func (f *Findings) rise(e fleet.Entity, name string, at time.Time, value uint64)
 }
 
 // course notes a level and gives the oldest one within the window, and its age.
-func (f *Findings) course(e fleet.Entity, name string, at time.Time, value uint64) (first uint64, span time.Duration) {
+// The course begins when the level first matters: most never do.
+func (f *Findings) course(e fleet.Entity, name string, at time.Time, value uint64, matters bool) (first uint64, span time.Duration) {
+	k := historyKey{e, name}
+	if !matters {
+		if f.history[k] != nil {
+			delete(f.history, k)
+		}
+		return value, 0
+	}
 	_, span = f.rise(e, name, at, value)
-	return f.history[historyKey{e, name}][0].value, span
+	return f.history[k][0].value, span
 }
 
 // forget drops the courses of what is no longer there.

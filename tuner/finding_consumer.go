@@ -9,7 +9,7 @@ import (
 
 var consumerChecks = []check{
 	{fleet.Check{Code: "CON001", Title: "Lag grows", Severity: fleet.Warning,
-		What:   "1,000 messages or more wait for the consumer, and 5 % more than at the beginning of the last 5 minutes.",
+		What:   "1,000 messages or more wait for the consumer, and 5 % more than when it began within the last 5 minutes.",
 		Why:    "More arrives than is taken, so messages get older until somebody acts. Fewer than 1,000 are a burst that most consumers drain in seconds.",
 		Remedy: "Add workers, give this target less weight, or speed up the processing.",
 	}, checkLag},
@@ -60,11 +60,11 @@ var consumerChecks = []check{
 	}, checkPaused},
 }
 
-func (in *inspection) eachConsumer(f func(c *fleet.Consumer)) {
+func (in *inspection) eachConsumer(f func(e fleet.Entity, c *fleet.Consumer)) {
 	for i := range in.snap.Consumers {
 		// A row that sums up many is no consumer that something could be done about.
 		if c := &in.snap.Consumers[i]; c.Fold == nil {
-			f(c)
+			f(in.consumerNames[i], c)
 		}
 	}
 }
@@ -72,10 +72,10 @@ func (in *inspection) eachConsumer(f func(c *fleet.Consumer)) {
 func consumerInfo(c *fleet.Consumer) string { return about("nats consumer info", c.Stream, c.Consumer) }
 
 func checkLag(in *inspection) {
-	in.eachConsumer(func(c *fleet.Consumer) {
-		// A consumer that was created anew has a course of its own.
-		first, span := in.engine.course(c.Entity(), "pending "+c.Created.String(), c.At, c.Pending)
-		in.judge(c.Entity(), c.At, c.Pending >= in.lim.Lag && !c.Paused && float64(c.Pending) > 1.05*float64(first), func() proof {
+	in.eachConsumer(func(e fleet.Entity, c *fleet.Consumer) {
+		much := c.Pending >= in.lim.Lag && !c.Paused
+		first, span := in.engine.course(e, "pending", c.At, c.Pending, much)
+		in.judge(e, c.At, much && float64(c.Pending) > 1.05*float64(first), func() proof {
 			more := c.Pending - first
 			growth := float64(more) / max(span.Seconds(), 1e-3)
 			return proof{
@@ -109,9 +109,9 @@ func (in *inspection) drain(c *fleet.Consumer) string {
 }
 
 func checkRedeliveries(in *inspection) {
-	in.eachConsumer(func(c *fleet.Consumer) {
+	in.eachConsumer(func(e fleet.Entity, c *fleet.Consumer) {
 		r := ratio(float64(c.Redelivered), float64(c.AckPending))
-		in.judge(c.Entity(), c.At, c.Redelivered >= in.lim.Redelivered && r >= 0.1, func() proof {
+		in.judge(e, c.At, c.Redelivered >= in.lim.Redelivered && r >= 0.1, func() proof {
 			return proof{
 				text: fmt.Sprintf("%s of the messages in flight of consumer %s were delivered more than once: %s of %s.", percent(r), c.Consumer,
 					number(float64(c.Redelivered)), number(float64(c.AckPending))),
@@ -145,9 +145,9 @@ func checkAckWait(in *inspection) {
 }
 
 func checkAckPending(in *inspection) {
-	in.eachConsumer(func(c *fleet.Consumer) {
+	in.eachConsumer(func(e fleet.Entity, c *fleet.Consumer) {
 		r := ratio(float64(c.AckPending), float64(c.MaxAckPending))
-		in.judge(c.Entity(), c.At, r >= in.lim.AckPending && c.Pending > 0, func() proof {
+		in.judge(e, c.At, r >= in.lim.AckPending && c.Pending > 0, func() proof {
 			return proof{
 				text: fmt.Sprintf("Consumer %s has %s of its max_ack_pending of %s in flight, and %s wait.", c.Consumer, percent(r),
 					number(float64(c.MaxAckPending)), plural(int(c.Pending), "message")),
@@ -173,9 +173,9 @@ func quiet(in *inspection, c *fleet.Consumer) time.Duration {
 }
 
 func checkStuck(in *inspection) {
-	in.eachConsumer(func(c *fleet.Consumer) {
+	in.eachConsumer(func(e fleet.Entity, c *fleet.Consumer) {
 		q := quiet(in, c)
-		in.judge(c.Entity(), c.At, c.Pending > 0 && c.Waiting == 0 && !c.Paused && q >= in.lim.Stuck, func() proof {
+		in.judge(e, c.At, c.Pending > 0 && c.Waiting == 0 && !c.Paused && q >= in.lim.Stuck, func() proof {
 			return proof{
 				text:    fmt.Sprintf("%s wait for consumer %s, nobody asks for them, and nothing moved for %s.", plural(int(c.Pending), "message"), c.Consumer, short(q)),
 				command: consumerInfo(c), source: c.Source,
@@ -186,9 +186,9 @@ func checkStuck(in *inspection) {
 }
 
 func checkUnused(in *inspection) {
-	in.eachConsumer(func(c *fleet.Consumer) {
+	in.eachConsumer(func(e fleet.Entity, c *fleet.Consumer) {
 		q := quiet(in, c)
-		in.judge(c.Entity(), c.At, !c.Push && c.Waiting == 0 && c.Pending == 0 && c.Inactive == 0 && !c.Paused && q >= in.lim.Idle, func() proof {
+		in.judge(e, c.At, !c.Push && c.Waiting == 0 && c.Pending == 0 && c.Inactive == 0 && !c.Paused && q >= in.lim.Idle, func() proof {
 			return proof{
 				text:    fmt.Sprintf("Nobody asked consumer %s for messages, and nothing was delivered for %s.", c.Consumer, short(q)),
 				command: consumerInfo(c), source: c.Source,
@@ -202,8 +202,8 @@ func checkConsumerLeader(in *inspection) {
 	if len(in.clusters) == 0 {
 		return // nobody answers: who leads is not known
 	}
-	in.eachConsumer(func(c *fleet.Consumer) {
-		in.judge(c.Entity(), in.snap.TakenAt, len(c.Peers) > 0 && in.leaderless(c.Leader, len(c.Peers)+1), func() proof {
+	in.eachConsumer(func(e fleet.Entity, c *fleet.Consumer) {
+		in.judge(e, in.snap.TakenAt, len(c.Peers) > 0 && in.leaderless(c.Leader, len(c.Peers)+1), func() proof {
 			return proof{
 				text:    fmt.Sprintf("Consumer %s has no leader; its figures are of %s.", c.Consumer, ago(in.now.Sub(c.At))),
 				command: consumerInfo(c), source: c.Source, evidence: figures(figure("replicas", number(float64(len(c.Peers)+1)), "", "")),
@@ -213,16 +213,21 @@ func checkConsumerLeader(in *inspection) {
 }
 
 func checkConsumerReplicas(in *inspection) {
-	in.eachConsumer(func(c *fleet.Consumer) {
-		in.replicas(c.Entity(), c.At, c.Peers, "consumer "+c.Consumer, consumerInfo(c), c.Source)
+	in.eachConsumer(func(e fleet.Entity, c *fleet.Consumer) {
+		if len(c.Peers) == 0 {
+			in.good(e, c.At)
+			return
+		}
+		in.replicas(e, c.At, c.Peers, "consumer "+c.Consumer, consumerInfo(c), c.Source)
 	})
 }
 
 func checkConsumerOwner(in *inspection) {
-	in.eachConsumer(func(c *fleet.Consumer) {
+	in.eachConsumer(func(e fleet.Entity, c *fleet.Consumer) {
 		l := c.Limits
 		if l == nil || l.MonitorOff {
-			l = &fleet.Thresholds{} // also what was judged before is over
+			in.good(e, c.At) // also what was judged before is over
+			return
 		}
 		b := breaches{}
 		b.above("outstanding-ack-critical", uint64(max(0, c.AckPending)), uint64(l.AckPending), fleet.ColInFlight)
@@ -232,13 +237,13 @@ func checkConsumerOwner(in *inspection) {
 		now := in.clock(c.Leader, c.At)
 		b.older("last-delivery-critical", now.Sub(newest(c.Created, c.LastDelivery)), l.LastDelivery)
 		b.older("last-ack-critical", now.Sub(newest(c.Created, c.LastAck)), l.LastAck)
-		in.owners(c.Entity(), c.At, b, command("nats", "server", "check", "consumer", "--stream="+c.Stream, "--consumer="+c.Consumer), c.Source)
+		in.owners(e, c.At, b, command("nats", "server", "check", "consumer", "--stream="+c.Stream, "--consumer="+c.Consumer), c.Source)
 	})
 }
 
 func checkPaused(in *inspection) {
-	in.eachConsumer(func(c *fleet.Consumer) {
-		in.judge(c.Entity(), c.At, c.Paused && c.Pending > 0, func() proof {
+	in.eachConsumer(func(e fleet.Entity, c *fleet.Consumer) {
+		in.judge(e, c.At, c.Paused && c.Pending > 0, func() proof {
 			return proof{
 				text:    fmt.Sprintf("Consumer %s is paused, and %s wait.", c.Consumer, plural(int(c.Pending), "message")),
 				command: about("nats consumer resume", c.Stream, c.Consumer), source: c.Source,

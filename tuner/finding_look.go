@@ -55,6 +55,7 @@ type Limits struct {
 	APIErrors    float64       // share of the requests in the window; 0.05
 	ServiceError float64       // share of the requests in the window; 0.05
 	MinRequests  uint64        // in the window, before a share means anything; 20
+	ReportsLate  time.Duration // of workers that reported before; 15 s
 	WorkerCPU    float64       // share of the cores of a process; 0.9
 	Samples      uint64        // of a p99; 100
 }
@@ -83,6 +84,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.ServiceError, 0.05)
 	def(&l.MinRequests, 20)
 	def(&l.WorkerCPU, 0.9)
+	def(&l.ReportsLate, 15*time.Second)
 	def(&l.Samples, 100)
 	return l
 }
@@ -102,6 +104,9 @@ type inspection struct {
 	clusters  map[string][]*fleet.Server // those that answer, sorted as in the snapshot
 	consumers map[fleet.ConsumerKey]*fleet.Consumer
 	exists    map[fleet.Entity]bool
+	// The names of the snapshot's rows: making one for every check costs more than
+	// the checks.
+	streamNames, consumerNames []fleet.Entity
 
 	check    *fleet.Check
 	verdicts []verdict
@@ -124,12 +129,16 @@ func newInspection(f *Findings, look fleet.Look, splits []traffic.Revision, seen
 		}
 	}
 	for i := range in.snap.Streams {
-		in.exists[in.snap.Streams[i].Entity()] = true
+		e := in.snap.Streams[i].Entity()
+		in.streamNames = append(in.streamNames, e)
+		in.exists[e] = true
 	}
 	for i := range in.snap.Consumers {
 		c := &in.snap.Consumers[i]
 		in.consumers[c.ConsumerKey] = c
-		in.exists[c.Entity()] = true
+		e := c.Entity()
+		in.consumerNames = append(in.consumerNames, e)
+		in.exists[e] = true
 	}
 	for i := range in.snap.Services {
 		in.exists[in.snap.Services[i].Entity()] = true
@@ -179,7 +188,10 @@ func (in *inspection) gone(e fleet.Entity) bool {
 
 // good says that a measurement of that time shows nothing wrong.
 func (in *inspection) good(e fleet.Entity, at time.Time) {
-	in.verdicts = append(in.verdicts, verdict{FindingKey: fleet.FindingKey{Code: in.check.Code, Entity: e}, at: at})
+	k := fleet.FindingKey{Code: in.check.Code, Entity: e}
+	if in.engine.tracks[k] != nil { // nearly everything is always good, and nobody asks
+		in.verdicts = append(in.verdicts, verdict{FindingKey: k, at: at})
+	}
 }
 
 // proof is why a thing is bad.
@@ -208,7 +220,7 @@ func (in *inspection) bad(e fleet.Entity, at time.Time, p proof) {
 	}
 	in.verdicts = append(in.verdicts, verdict{
 		FindingKey: fleet.FindingKey{Code: in.check.Code, Entity: e}, at: at, bad: true,
-		f: fleet.Finding{
+		f: &fleet.Finding{
 			Severity: p.severity, Title: in.check.Title, Remedy: in.check.Remedy, Command: p.command, Evidence: p.evidence,
 			Text: fmt.Sprintf("%s (Measured %s%s.)", p.text, ago(max(0, in.now.Sub(at))), from),
 		},

@@ -57,9 +57,9 @@ var streamChecks = []check{
 	}, checkSingle},
 }
 
-func (in *inspection) streams(f func(s *fleet.Stream)) {
+func (in *inspection) streams(f func(e fleet.Entity, s *fleet.Stream)) {
 	for i := range in.snap.Streams {
-		f(&in.snap.Streams[i])
+		f(in.streamNames[i], &in.snap.Streams[i])
 	}
 }
 
@@ -77,8 +77,8 @@ func checkStreamLeader(in *inspection) {
 	if len(in.clusters) == 0 {
 		return // nobody answers: who leads is not known
 	}
-	in.streams(func(s *fleet.Stream) {
-		in.judge(s.Entity(), in.snap.TakenAt, s.Replicas > 1 && in.leaderless(s.Leader, s.Replicas), func() proof {
+	in.streams(func(e fleet.Entity, s *fleet.Stream) {
+		in.judge(e, in.snap.TakenAt, s.Replicas > 1 && in.leaderless(s.Leader, s.Replicas), func() proof {
 			return proof{
 				text:    fmt.Sprintf("Stream %s has no leader; its figures are of %s.", s.Stream, ago(in.now.Sub(s.At))),
 				command: about("nats stream info", s.Stream), source: s.Source,
@@ -89,20 +89,20 @@ func checkStreamLeader(in *inspection) {
 }
 
 func checkStreamReplicas(in *inspection) {
-	in.streams(func(s *fleet.Stream) {
-		in.replicas(s.Entity(), s.At, s.Peers, "stream "+s.Stream, about("nats stream info", s.Stream), s.Source)
+	in.streams(func(e fleet.Entity, s *fleet.Stream) {
+		in.replicas(e, s.At, s.Peers, "stream "+s.Stream, about("nats stream info", s.Stream), s.Source)
 	})
 }
 
 func checkStreamLag(in *inspection) {
-	in.streams(func(s *fleet.Stream) {
+	in.streams(func(e fleet.Entity, s *fleet.Stream) {
 		var worst fleet.Replica
 		for _, p := range s.Peers {
 			if p.Lag > worst.Lag {
 				worst = p
 			}
 		}
-		in.judge(s.Entity(), s.At, worst.Lag > in.lim.ReplicaLag, func() proof {
+		in.judge(e, s.At, worst.Lag > in.lim.ReplicaLag, func() proof {
 			return proof{
 				text:    fmt.Sprintf("The replica of stream %s on %s is %s behind.", s.Stream, worst.Name, plural(int(worst.Lag), "operation")),
 				command: about("nats stream info", s.Stream), source: s.Source,
@@ -119,20 +119,20 @@ func keeps(s *fleet.Stream) bool {
 }
 
 func checkStreamBytes(in *inspection) {
-	in.streams(func(s *fleet.Stream) {
-		in.nearly(s, float64(s.Bytes), float64(s.MaxBytes), size, "max_bytes", fleet.ColBytes)
+	in.streams(func(e fleet.Entity, s *fleet.Stream) {
+		in.nearly(e, s, float64(s.Bytes), float64(s.MaxBytes), size, "max_bytes", fleet.ColBytes)
 	})
 }
 
 func checkStreamMessages(in *inspection) {
-	in.streams(func(s *fleet.Stream) {
-		in.nearly(s, float64(s.Messages), float64(s.MaxMsgs), number, "max_msgs", fleet.ColMessages)
+	in.streams(func(e fleet.Entity, s *fleet.Stream) {
+		in.nearly(e, s, float64(s.Messages), float64(s.MaxMsgs), number, "max_msgs", fleet.ColMessages)
 	})
 }
 
-func (in *inspection) nearly(s *fleet.Stream, has, most float64, write func(float64) string, limit, column string) {
+func (in *inspection) nearly(e fleet.Entity, s *fleet.Stream, has, most float64, write func(float64) string, limit, column string) {
 	r := ratio(has, most)
-	in.judge(s.Entity(), s.At, most > 0 && keeps(s) && r >= in.lim.Full, func() proof {
+	in.judge(e, s.At, most > 0 && keeps(s) && r >= in.lim.Full, func() proof {
 		return proof{
 			severity: in.brim(r),
 			text:     fmt.Sprintf("Stream %s holds %s of its %s: %s of %s.", s.Stream, percent(r), limit, write(has), write(most)),
@@ -143,11 +143,11 @@ func (in *inspection) nearly(s *fleet.Stream, has, most float64, write func(floa
 }
 
 func checkUnlimited(in *inspection) {
-	in.streams(func(s *fleet.Stream) {
+	in.streams(func(e fleet.Entity, s *fleet.Stream) {
 		if ofStore(s) {
 			return
 		}
-		in.judge(s.Entity(), s.At, s.Retention == "limits" && s.MaxBytes <= 0 && s.MaxMsgs <= 0 && s.MaxAge == 0, func() proof {
+		in.judge(e, s.At, s.Retention == "limits" && s.MaxBytes <= 0 && s.MaxMsgs <= 0 && s.MaxAge == 0, func() proof {
 			return proof{
 				text:    fmt.Sprintf("Stream %s has no limit and holds %s in %s.", s.Stream, size(float64(s.Bytes)), plural(int(s.Messages), "message")),
 				command: about("nats stream edit --max-age 30d", s.Stream), source: s.Source,
@@ -163,11 +163,11 @@ func ofStore(s *fleet.Stream) bool {
 }
 
 func checkNoConsumers(in *inspection) {
-	in.streams(func(s *fleet.Stream) {
+	in.streams(func(e fleet.Entity, s *fleet.Stream) {
 		if ofStore(s) {
 			return
 		}
-		in.judge(s.Entity(), s.At, s.Consumers == 0, func() proof {
+		in.judge(e, s.At, s.Consumers == 0, func() proof {
 			p := proof{
 				text:    fmt.Sprintf("Stream %s has no consumer and holds %s.", s.Stream, plural(int(s.Messages), "message")),
 				command: about("nats consumer ls", s.Stream), source: s.Source,
@@ -216,10 +216,11 @@ func (in *inspection) owners(e fleet.Entity, at time.Time, b breaches, command s
 }
 
 func checkStreamOwner(in *inspection) {
-	in.streams(func(s *fleet.Stream) {
+	in.streams(func(e fleet.Entity, s *fleet.Stream) {
 		l := s.Limits
 		if l == nil || l.MonitorOff {
-			l = &fleet.Thresholds{} // also what was judged before is over
+			in.good(e, s.At) // also what was judged before is over
+			return
 		}
 		b := breaches{}
 		if l.Peers > 0 && len(s.Peers)+1 != l.Peers {
@@ -242,18 +243,18 @@ func checkStreamOwner(in *inspection) {
 			b.mild = len(b.words) == 0
 			b.add("msgs-warn", number(float64(s.Messages)), number(float64(l.MsgsWarn)), fleet.ColMessages)
 		}
-		in.owners(s.Entity(), s.At, b, command("nats", "server", "check", "stream", "--stream="+s.Stream), s.Source)
+		in.owners(e, s.At, b, command("nats", "server", "check", "stream", "--stream="+s.Stream), s.Source)
 	})
 }
 
 func checkSingle(in *inspection) {
-	in.streams(func(s *fleet.Stream) {
+	in.streams(func(e fleet.Entity, s *fleet.Stream) {
 		leaders := in.names[s.Leader]
 		if len(leaders) == 0 || leaders[0].Cluster == "" || s.Storage == "memory" {
 			return
 		}
 		n := len(in.clusters[leaders[0].Cluster])
-		in.judge(s.Entity(), s.At, s.Replicas < 2 && n > 2, func() proof {
+		in.judge(e, s.At, s.Replicas < 2 && n > 2, func() proof {
 			return proof{
 				text:    fmt.Sprintf("Stream %s is kept on %s alone, in a cluster of %s.", s.Stream, s.Leader, plural(n, "server")),
 				command: about("nats stream edit --replicas=3", s.Stream), source: s.Source,

@@ -66,7 +66,7 @@ func (in *inspection) consumerOf(o *traffic.Observed) (c *fleet.Consumer, sure b
 		return in.consumers[fleet.ConsumerKey{Account: o.Account, Stream: o.Stream, Consumer: o.Consumer}], true
 	}
 	n := 0
-	in.eachConsumer(func(x *fleet.Consumer) {
+	in.eachConsumer(func(_ fleet.Entity, x *fleet.Consumer) {
 		if x.Stream == o.Stream && x.Consumer == o.Consumer {
 			c = x
 			n++
@@ -137,7 +137,7 @@ func (in *inspection) observed(f func(e fleet.Entity, split string, o traffic.Ob
 }
 
 func checkReports(in *inspection) {
-	const late = 15 * time.Second
+	late := in.lim.ReportsLate
 	in.observed(func(e fleet.Entity, split string, o traffic.Observation) {
 		reported := in.engine.reported
 		if o.ReportedAt.After(reported[e]) {
@@ -289,7 +289,7 @@ func checkMembers(in *inspection) {
 		g.members = append(g.members, member{name, start, idle})
 		g.at, g.newest = newest(g.at, at), max(g.newest, start)
 	}
-	in.eachConsumer(func(c *fleet.Consumer) {
+	in.eachConsumer(func(e fleet.Entity, c *fleet.Consumer) {
 		if c.Leader != "" {
 			add("stream "+c.Account+"/"+c.Stream, c.Consumer, about("nats consumer report", c.Stream), c.At, c.Source, c.Waiting == 0 && quiet(in, c) >= in.lim.Stuck)
 		}
