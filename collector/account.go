@@ -102,18 +102,7 @@ func (a *account) list(ctx context.Context, cost *bill) (*assets, error) {
 	defer cancel()
 	name := a.name(ctx)
 	out := newAssets("", a.now())
-	err := a.pages(ctx, "$JS.API.STREAM.LIST", cost, func(p *page) int {
-		for i := range p.Streams {
-			s := &p.Streams[i]
-			out.addStream(fleet.StreamKey{Account: name, Stream: s.Config.Name},
-				&streamDetail{Name: s.Config.Name, Created: s.Created, Cluster: s.Cluster, Config: s.Config, State: s.State}, fleet.API)
-		}
-		// Their leaders did not answer: they exist, without figures.
-		for _, missing := range p.Missing {
-			out.elsewhereStreams[fleet.StreamKey{Account: name, Stream: missing}] = ""
-		}
-		return len(p.Streams) + len(p.Missing)
-	})
+	err := a.pages(ctx, "$JS.API.STREAM.LIST", cost, func(p *page) int { return p.addTo(out, name, "") })
 	if err != nil {
 		return nil, fmt.Errorf("list streams: %w", err)
 	}
@@ -124,22 +113,42 @@ func (a *account) list(ctx context.Context, cost *bill) (*assets, error) {
 		if s.Consumers == 0 {
 			continue
 		}
-		err := a.pages(ctx, "$JS.API.CONSUMER.LIST."+s.Stream, cost, func(p *page) int {
-			for i := range p.Consumers {
-				c := &p.Consumers[i]
-				out.addConsumer(fleet.ConsumerKey{Account: name, Stream: s.Stream, Consumer: c.Name}, c, fleet.API)
-			}
-			for _, missing := range p.Missing {
-				out.elsewhereConsumers[fleet.ConsumerKey{Account: name, Stream: s.Stream, Consumer: missing}] = ""
-			}
-			return len(p.Consumers) + len(p.Missing)
-		})
+		err := a.pages(ctx, "$JS.API.CONSUMER.LIST."+s.Stream, cost, func(p *page) int { return p.addTo(out, name, s.Stream) })
 		if err != nil {
 			return nil, fmt.Errorf("list consumers: %w", err)
 		}
 	}
 	out.took, out.configs = a.now().Sub(out.at), true
 	return out, nil
+}
+
+// addTo adds what the page lists: streams, or the consumers of stream. It
+// returns how many it lists.
+func (p *page) addTo(out *assets, account, stream string) int {
+	if stream == "" {
+		for i := range p.Streams {
+			s := &p.Streams[i]
+			if s.Config.Name == "" {
+				continue
+			}
+			out.addStream(fleet.StreamKey{Account: account, Stream: s.Config.Name},
+				&streamDetail{Name: s.Config.Name, Created: s.Created, Cluster: s.Cluster, Config: s.Config, State: s.State}, fleet.API)
+		}
+		// Their leaders did not answer: they exist, without figures.
+		for _, missing := range p.Missing {
+			out.elsewhereStreams[fleet.StreamKey{Account: account, Stream: missing}] = ""
+		}
+		return len(p.Streams) + len(p.Missing)
+	}
+	for i := range p.Consumers {
+		if c := &p.Consumers[i]; c.Name != "" {
+			out.addConsumer(fleet.ConsumerKey{Account: account, Stream: stream, Consumer: c.Name}, c, fleet.API)
+		}
+	}
+	for _, missing := range p.Missing {
+		out.elsewhereConsumers[fleet.ConsumerKey{Account: account, Stream: stream, Consumer: missing}] = ""
+	}
+	return len(p.Consumers) + len(p.Missing)
 }
 
 // pages asks for a list page by page; take returns how many a page held.

@@ -123,6 +123,11 @@ func FuzzLook(f *testing.F) {
 		f.Add(uint8(i), read(f, k+".json"))
 		f.Add(uint8(i), []byte(`{"server_id":"A","routes":[null,{}],"leafs":[{}],"connections":[{}],"outbound_gateways":{"x":null},"inbound_gateways":{"x":[null]},"now":5,"rtt":7}`))
 	}
+	for _, v := range []string{"v2.10.27", "v2.15.2"} {
+		for i, k := range kinds {
+			f.Add(uint8(i), capture(f, v, k))
+		}
+	}
 	f.Fuzz(func(t *testing.T, kind uint8, data []byte) {
 		l := &look{server: fleet.Server{ID: "A", Name: "n1"}}
 		d := decoder(data)
@@ -177,6 +182,10 @@ func FuzzLook(f *testing.F) {
 // FuzzJSZ reads any bytes as streams and consumers.
 func FuzzJSZ(f *testing.F) {
 	f.Add(read(f, "jsz.json"))
+	for _, v := range []string{"v2.10.27", "v2.15.2"} {
+		f.Add(capture(f, v, "jsz-configs"))
+		f.Add(capture(f, v, "jsz-figures"))
+	}
 	f.Add([]byte(`{"server_id":"A","account_details":[{"name":"X","stream_detail":[{"name":"S","consumer_detail":[{"name":"c"}]}]}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		a, err := readAssets(decoder(data), &fleet.Server{ID: "A", Name: "n1"}, time.Now())
@@ -191,6 +200,32 @@ func FuzzJSZ(f *testing.F) {
 		for _, c := range a.consumers {
 			if c.Account == "" || c.Stream == "" || c.Consumer == "" {
 				t.Errorf("consumer without a name: %+v", c)
+			}
+		}
+	})
+}
+
+// FuzzPage reads any bytes as a page of a list of the JetStream API.
+func FuzzPage(f *testing.F) {
+	f.Add([]byte(`{"total":2,"offset":0,"limit":256,"streams":[{"created":"2026-11-24T06:25:14Z","config":{"name":"S","subjects":["s.>"],"max_age":1},"state":{"messages":1},"cluster":{"leader":"n1","replicas":[{"name":"n2"}]}}],"missing":["X"]}`))
+	f.Add([]byte(`{"total":1,"consumers":[{"stream_name":"S","name":"c","config":{"ack_policy":"explicit","inactive_threshold":5,"metadata":{"io.nats.monitor.last-ack-critical":"1d"}},"num_pending":3},null]}`))
+	f.Add([]byte(`{"error":{"code":503,"description":"no"}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var p page
+		if json.Unmarshal(data, &p) != nil {
+			return
+		}
+		a := newAssets("", t0)
+		p.addTo(a, "A", "S")
+		p.addTo(a, "A", "")
+		for _, c := range a.consumers {
+			if c.Consumer == "" || c.Leader == "" && len(c.Peers) > 0 {
+				t.Errorf("consumer %+v", c)
+			}
+		}
+		for _, s := range a.streams {
+			if s.Stream == "" {
+				t.Errorf("stream without a name: %+v", s)
 			}
 		}
 	})
