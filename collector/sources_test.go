@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
+	"github.com/nats-io/nuid"
 
 	"ballast/fleet"
 	"ballast/internal/natstest"
@@ -320,7 +321,12 @@ func TestShortLivedConsumersAreFolded(t *testing.T) {
 	publish(t, j, "orders.a", 50)
 	m := collect(t, Config{Monitor: []string{natstest.MonitorURL(srv)}, Conn: natstest.Connect(t, srv.ClientURL())})
 	ephemeral := func() jetstream.Consumer {
-		c, err := j.CreateConsumer(t.Context(), "ORDERS", jetstream.ConsumerConfig{
+		// One generated name in 250 looks like a word; it would have a row of its own.
+		name := nuid.Next()[14:]
+		for !isServerMade(name) {
+			name = nuid.Next()[14:]
+		}
+		c, err := j.CreateConsumer(t.Context(), "ORDERS", jetstream.ConsumerConfig{Name: name,
 			AckPolicy: jetstream.AckExplicitPolicy, FilterSubject: "orders.a", InactiveThreshold: time.Minute, SampleFrequency: "100"})
 		if err != nil {
 			t.Fatal(err)
