@@ -6,7 +6,8 @@ import (
 )
 
 // A sealed slot of one entity is one blob: version, column list, interval, n,
-// the shared time column, the length of each column, the columns.
+// the shared time column, the length of each column, the columns. Sums among
+// the columns name others of the same blob, none of which is a sum.
 const blobVersion = 1
 
 // block is what an entity measured in one slot, look by look. Memory is what
@@ -118,10 +119,61 @@ func (b *block) appendTo(dst []byte, enc *encoder, layout, interval int64) []byt
 		enc.values = append(enc.values, int64(t))
 	}
 	dst = enc.append(dst, enc.values)
+	sums := derived[b.e.kind]
 	return appendColumns(dst, len(b.base), func(dst []byte, i int) []byte {
+		if terms := sums[i]; terms != nil && b.isSum(i, terms) {
+			dst = binary.AppendUvarint(append(dst, formSum), uint64(len(terms)))
+			for _, t := range terms {
+				dst = binary.AppendUvarint(dst, uint64(t.col))
+				dst = append(dst, byte((1-t.sign)/2))
+			}
+			return dst
+		}
 		enc.values = b.column(enc.values[:0], i)
 		return enc.append(dst, enc.values)
 	})
+}
+
+// isSum reports whether the column is the sum of the terms at every look.
+func (b *block) isSum(col int, terms []term) bool {
+	n := len(b.base)
+	if b.wide != nil {
+		for row := 0; row < len(b.wide); row += n {
+			sum := b.wide[row+col]
+			for _, t := range terms {
+				sum -= int64(t.sign) * b.wide[row+t.col]
+			}
+			if sum != 0 {
+				return false
+			}
+		}
+		return true
+	}
+	sum := b.base[col]
+	for _, t := range terms {
+		sum -= int64(t.sign) * b.base[t.col]
+	}
+	if sum != 0 {
+		return false
+	}
+	for row := 0; row < len(b.small); row += n {
+		own := b.small[row+col]
+		if own == smallAbsent {
+			return false
+		}
+		sum := int64(own)
+		for _, t := range terms {
+			x := b.small[row+t.col]
+			if x == smallAbsent {
+				return false
+			}
+			sum -= int64(t.sign) * int64(x)
+		}
+		if sum != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // appendColumns writes the lengths of n columns, then the columns, so that a
@@ -165,11 +217,46 @@ func decodeBlock(data []byte, l layouts, want []column, start int64) (chunk, err
 		c.at[i] += start
 	}
 	c.cols = make([][]int64, len(want))
+	all := d
 	err = readColumns(&d, where, total, func(d *decoder, i int) {
 		c.cols[i] = make([]int64, n)
+		if len(d.b) > 0 && d.b[0] == formSum {
+			d.sum(&all, total, c.cols[i])
+			return
+		}
 		d.column(c.cols[i])
 	})
 	return c, err
+}
+
+// sum fills out with a column that is the sum of others; all stands before the
+// lengths of the columns.
+func (d *decoder) sum(all *decoder, total int, out []int64) {
+	d.byte()
+	n := d.count()
+	if n > total {
+		d.fail()
+	}
+	part := make([]int64, len(out))
+	for ; n > 0 && d.err == nil; n-- {
+		col, off := d.uvarint(), d.byte()
+		if d.err != nil || col >= uint64(total) {
+			d.fail()
+			return
+		}
+		from := *all
+		err := readColumns(&from, []int{int(col)}, total, func(d *decoder, _ int) { d.column(part) })
+		if err != nil {
+			d.fail()
+			return
+		}
+		for i, x := range part {
+			if off == 1 {
+				x = -x
+			}
+			out[i] += x
+		}
+	}
 }
 
 // readColumns calls read with the decoder at the i-th wanted column.

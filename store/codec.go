@@ -14,6 +14,7 @@ const (
 	formFrame         // min; packed: value - min
 	formStep          // v0, least step; packed: step - least
 	formDrift         // v0, mean step; packed: zigzag(step - mean)
+	formSum           // number of terms, of each the column and 1 when it is taken off: see derived
 )
 
 var errCorrupt = errors.New("corrupt blob")

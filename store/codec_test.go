@@ -99,6 +99,9 @@ func TestBlobRoundTrip(t *testing.T) {
 		at = append(at, int64(1_000_000+1000*i))
 		b.add(at[i], v)
 	}
+	if !b.isSum(0, []term{{0, 1}}) || b.isSum(0, []term{{5, 1}}) {
+		t.Error("what is a sum is not found out")
+	}
 	data := b.appendTo(nil, &encoder{}, 3, 1000)
 	whole, err := decodeBlock(data, l, cols, 999_000)
 	if err != nil {
@@ -126,6 +129,52 @@ func TestBlobRoundTrip(t *testing.T) {
 	}
 	if _, err := decodeBlock(data, layouts{}, want, 0); err != errLayout {
 		t.Errorf("with an unknown column list: %v", err)
+	}
+}
+
+// What is the sum of other columns takes no room and reads the same.
+func TestSumsTakeNoRoom(t *testing.T) {
+	t.Parallel()
+	cols := columnsOf["consumer"]
+	l := layouts{names: map[int64][]string{3: {}}}
+	for _, c := range cols {
+		l.names[3] = append(l.names[3], c.name)
+	}
+	for _, scale := range []int64{1 << 20, 1 << 45} { // kept in 32 bits, in 64
+		rnd := rand.New(rand.NewPCG(17, 18))
+		size := func(holds bool) int {
+			b := newBlock(&entity{entityRef: entityRef{kind: "consumer"}, cols: cols}, 0, 120)
+			all := make([][]int64, len(cols))
+			for i := range 100 {
+				v := make([]int64, len(cols))
+				for j := range v {
+					v[j] = rnd.Int64N(scale)
+				}
+				v[arrived], v[acked] = v[delivered]+v[pending], v[delivered]-v[inFlight]
+				if !holds && i == 99 {
+					v[arrived]++
+					v[acked]++
+				}
+				for j := range v {
+					all[j] = append(all[j], v[j])
+				}
+				b.add(int64(1+i)*1000, v)
+			}
+			data := b.appendTo(nil, &encoder{}, 3, 1000)
+			c, err := decodeBlock(data, l, cols, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for j := range all {
+				if !slices.Equal(c.cols[j], all[j]) {
+					t.Errorf("column %d of scale %d is not read as it was written", j, scale)
+				}
+			}
+			return len(data)
+		}
+		if with, without := size(true), size(false); with > without*3/4 {
+			t.Errorf("%d bytes with sums, %d without", with, without)
+		}
 	}
 }
 

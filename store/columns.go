@@ -66,6 +66,17 @@ var columnsOf = map[fleet.Kind][]column{
 	},
 }
 
+// derived columns are, as a rule, sums of others: then nothing is stored of them
+// but that.
+var derived = map[fleet.Kind]map[int][]term{
+	fleet.KindConsumer: {
+		arrived: {{delivered, 1}, {pending, 1}},
+		acked:   {{delivered, 1}, {inFlight, -1}},
+	},
+}
+
+type term struct{ col, sign int }
+
 // Positions in a row, for the few places that compute with them.
 const (
 	inMsgs, outMsgs, inBytes, outBytes = 0, 1, 2, 3

@@ -309,6 +309,17 @@ func (g *gathered) add(ids []int64, cellOf func(i int) cell) {
 	g.last, g.place = ids, place
 }
 
+func (g *gathered) one(id int64, c cell) {
+	p, ok := g.at[id]
+	if !ok {
+		p = len(g.ids)
+		g.at[id] = p
+		g.ids = append(g.ids, id)
+		g.cells = append(g.cells, cell{})
+	}
+	g.cells[p].merge(c)
+}
+
 func (db *DB) topColumn(ctx context.Context, q fleet.TopQuery, col column) (fleet.Top, error) {
 	from, to := ms(q.From), ms(q.To)
 	begin, err := mark(ctx, db.metrics.r, topMark)
@@ -376,7 +387,7 @@ func (db *DB) topColumn(ctx context.Context, q fleet.TopQuery, col column) (flee
 			where := slices.IndexFunc(b.e.cols, func(c column) bool { return c.name == col.name })
 			var c cell
 			c, scratch = b.measure(col, where, scratch, db.intervalMS())
-			g.add([]int64{id}, func(int) cell { return c })
+			g.one(id, c)
 		}
 	}
 	db.mu.RUnlock()
@@ -497,7 +508,7 @@ func (db *DB) topLong(ctx context.Context, kind fleet.Kind, col column, from, to
 			return err
 		}
 		for _, c := range f.cells {
-			g.add([]int64{id}, func(int) cell { return c })
+			g.one(id, c)
 		}
 	}
 	return nil

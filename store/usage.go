@@ -44,3 +44,10 @@ func (db *DB) Usage(ctx context.Context) (fleet.StoreUsage, error) {
 	}
 	return u, nil
 }
+
+// Unsealed is how many slots are full and not yet on disk as such.
+func (db *DB) Unsealed() int {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	return len(db.closing)
+}
