@@ -326,14 +326,45 @@ func appendCells(dst []byte, enc *encoder, layout, start, step int64, cols [][]c
 	}
 	dst = enc.append(dst, v)
 	return appendColumns(dst, len(cols), func(dst []byte, col int) []byte {
-		for field := range 5 {
-			for i, c := range cols[col] {
-				v[i] = [...]int64{c.n, c.min, c.max, c.sum, c.covered}[field]
+		for field := range cellFields {
+			if same := sameField(cols, col, field); same >= 0 {
+				dst = binary.AppendUvarint(append(dst, formSame), zig(int64(same)))
+				continue
+			}
+			for i := range cols[col] {
+				v[i] = *cols[col][i].field(field)
 			}
 			dst = enc.append(dst, v)
 		}
 		return dst
 	})
+}
+
+const cellFields = 5
+
+func (c *cell) field(i int) *int64 {
+	return [cellFields]*int64{&c.n, &c.min, &c.max, &c.sum, &c.covered}[i]
+}
+
+// sameField is the first column before col that has the same numbers of looks,
+// or the same times between them: mostly all that are counters, or are not.
+func sameField(cols [][]cell, col, field int) int {
+	if field != 0 && field != 4 {
+		return -1
+	}
+	for other := range col {
+		same := true
+		for i := range cols[col] {
+			if *cols[col][i].field(field) != *cols[other][i].field(field) {
+				same = false
+				break
+			}
+		}
+		if same {
+			return other
+		}
+	}
+	return -1
 }
 
 // decodeCells reads the columns in want; a nil one was not recorded then.
@@ -354,19 +385,51 @@ func decodeCells(data []byte, l layouts, want []column, start, step int64) ([][]
 	d.column(at)
 	cols := make([][]cell, len(want))
 	v := make([]int64, n)
+	all := d
 	err = readColumns(&d, where, total, func(d *decoder, i int) {
 		cells := make([]cell, n)
 		for j := range cells {
 			cells[j].at = start + at[j]*step
 		}
-		for field := range 5 {
-			d.column(v)
+		for field := range cellFields {
+			if len(d.b) > 0 && d.b[0] == formSame {
+				d.byte()
+				d.same(&all, total, d.varint(), field, v)
+			} else {
+				d.column(v)
+			}
 			for j := range cells {
-				c := &cells[j]
-				*[...]*int64{&c.n, &c.min, &c.max, &c.sum, &c.covered}[field] = v[j]
+				*cells[j].field(field) = v[j]
 			}
 		}
 		cols[i] = cells
 	})
 	return cols, err
+}
+
+// same fills out with a field of another column, which is not the same as that
+// of a third.
+func (d *decoder) same(all *decoder, total int, col int64, field int, out []int64) {
+	if d.err != nil || col < 0 || col >= int64(total) {
+		d.fail()
+		return
+	}
+	from := *all
+	err := readColumns(&from, []int{int(col)}, total, func(d *decoder, _ int) {
+		for f := range field + 1 {
+			if len(d.b) > 0 && d.b[0] == formSame {
+				if f == field {
+					d.fail()
+					return
+				}
+				d.byte()
+				d.varint()
+				continue
+			}
+			d.column(out)
+		}
+	})
+	if err != nil {
+		d.fail()
+	}
 }

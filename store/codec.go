@@ -15,6 +15,7 @@ const (
 	formStep          // v0, least step; packed: step - least
 	formDrift         // v0, mean step; packed: zigzag(step - mean)
 	formSum           // number of terms, of each the column and 1 when it is taken off: see derived
+	formSame          // of a roll-up: the column whose field is the same
 )
 
 var errCorrupt = errors.New("corrupt blob")
