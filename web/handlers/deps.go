@@ -67,6 +67,18 @@ type Control interface {
 	Measurements() []traffic.Measurement // newest first: those that run and the last that ended
 }
 
+// Findings is what is wrong with the system, as far as the checks know.
+type Findings interface {
+	// Open are the findings that are open now, suppressed ones too; the worst first.
+	Open() []fleet.Finding
+	// Findings answers from the record, newest first.
+	Findings(ctx context.Context, f fleet.FindingFilter) ([]fleet.Finding, error)
+	// Suppress keeps a finding quiet until the suppression ends.
+	Suppress(ctx context.Context, k fleet.FindingKey, s fleet.Suppression) error
+	// Lift ends a suppression.
+	Lift(ctx context.Context, k fleet.FindingKey, by string) error
+}
+
 // Demo drives the demo's faults; the drawer is shown when it is there.
 type Demo interface {
 	State() DemoState
@@ -105,7 +117,9 @@ type Deps struct {
 	Metrics  Metrics
 	Journal  Journal
 	Control  Control
-	Demo     Demo // nil outside the demo
+	Findings Findings      // nil: nothing judges what was measured
+	Checks   []fleet.Check // what Findings can find
+	Demo     Demo          // nil outside the demo
 	Log      *slog.Logger
 	Now      func() time.Time
 	System   string // name shown in the corner, e.g. "demo" or the context's name

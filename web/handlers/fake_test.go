@@ -71,6 +71,7 @@ type world struct {
 	events    []fleet.Event
 	load      map[string]load // by target
 	measured  []traffic.Measurement
+	findings  *fakeFindings
 	demo      *fakeDemo
 
 	ready      error // what Ready says
@@ -94,6 +95,9 @@ func (w *world) deps() Deps {
 	}
 	if w.demo != nil {
 		d.Demo = w.demo
+	}
+	if w.findings != nil {
+		d.Findings = w.findings
 	}
 	return d
 }

@@ -21,6 +21,8 @@ import (
 const (
 	navOverview    = "overview"
 	navTopology    = "topology"
+	navFindings    = "findings"
+	navConsumers   = "consumers"
 	navSplits      = "splits"
 	navSuggestions = "suggestions"
 	navJournal     = "journal"
@@ -69,6 +71,7 @@ func (s *Server) nav(current string) []templates.NavGroup {
 		{Items: []templates.NavItem{
 			{Name: "Overview", URL: "/", Icon: "overview", Key: "o"},
 			{Name: "Topology", URL: "/topology", Icon: "topology", Key: "t"},
+			{Name: "Findings", URL: "/findings", Icon: navFindings, Key: "f", Badge: badge(s.pressing()), BadgeKey: "nav.findings"},
 		}},
 		{Head: "Steer", Items: []templates.NavItem{
 			{Name: "Splits", URL: "/splits", Icon: "splits", Key: "s"},
@@ -291,7 +294,7 @@ func ago(d time.Duration) string {
 // frameTopic keeps the frame of every open page up to date.
 func (s *Server) frameTopic(context.Context, string) (update, error) {
 	return update{
-		Text:  map[string]string{"nav.suggestions": badge(s.openProposals())},
+		Text:  map[string]string{"nav.suggestions": badge(s.openProposals()), "nav.findings": badge(s.pressing())},
 		Parts: map[string]part{"alerts": {templates.Alerts(s.alerts()), ""}},
 	}, nil
 }

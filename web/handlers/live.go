@@ -26,9 +26,10 @@ const (
 	writeLimit = 10 * time.Second
 	// perSession is the number of streams that a browser may hold over HTTP/1.x:
 	// it opens six connections to a host at most, and a seventh would hang whole pages.
-	perSession = 4
-	maxStreams = 500
-	maxTopics  = 8 // of one stream
+	perSession   = 4
+	maxStreams   = 500
+	maxTopics    = 8 // of one stream
+	maxTopicName = 200
 )
 
 // Topics of the live stream. Every page follows the frame: badges and the alerts
@@ -40,6 +41,7 @@ const (
 	topicSplit       = "split" // split:NAME
 	topicSuggestions = "suggestions"
 	topicJournal     = "journal"
+	topicFindings    = "findings" // findings:QUERY of the list's URL
 )
 
 // update is what a topic shows at one moment.
@@ -75,6 +77,7 @@ func (s *Server) topics() map[string]topicFunc {
 		topicSplit:       s.splitTopic,
 		topicSuggestions: s.suggestionsTopic,
 		topicJournal:     s.journalTopic,
+		topicFindings:    s.findingsTopic,
 	}
 }
 
@@ -421,7 +424,7 @@ func (s *Server) followed(q string) ([]string, error) {
 	var names []string
 	for name := range strings.SplitSeq(q, ",") {
 		kind, _, _ := strings.Cut(name, ":")
-		if s.hub.kinds[kind] == nil || len(name) > 200 {
+		if s.hub.kinds[kind] == nil || len(name) > maxTopicName {
 			return nil, &fleet.Error{Kind: fleet.NotFound, Msg: "There is no such live topic.", Hint: "Reload the page."}
 		}
 		if !slices.Contains(names, name) {

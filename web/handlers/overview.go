@@ -235,7 +235,13 @@ func (s *Server) needs(snap *fleet.Snapshot, all []measured) []templates.Need {
 		hints[p.Where] = p.Hint
 	}
 	told := map[string]bool{}
+	found, needs := s.findingNeeds()
+	out = append(out, needs...)
 	for _, sv := range snap.Servers {
+		if found[sv.Entity()] {
+			told[sv.Name] = told[sv.Name] || sv.State == fleet.Unreachable
+			continue
+		}
 		switch sv.State {
 		case fleet.Unreachable:
 			told[sv.Name] = true
@@ -254,7 +260,7 @@ func (s *Server) needs(snap *fleet.Snapshot, all []measured) []templates.Need {
 		out = append(out, templates.Need{Tone: "warn", What: p.Where, Detail: strings.TrimSpace(p.What + " " + p.Hint), Since: s.when(p.Since)})
 	}
 	for _, st := range snap.Streams {
-		if st.Leader == "" && st.Replicas > 1 {
+		if st.Leader == "" && st.Replicas > 1 && !found[st.Entity()] {
 			out = append(out, templates.Need{Tone: "crit", What: "Stream " + st.Stream + " has no leader", Detail: "Nothing can be published to it until one is elected."})
 		}
 	}
@@ -262,7 +268,7 @@ func (s *Server) needs(snap *fleet.Snapshot, all []measured) []templates.Need {
 		name := m.rev.Split.Name
 		for _, t := range m.targets {
 			tone, word := t.status()
-			if tone != "crit" && tone != "warn" {
+			if tone != "crit" && tone != "warn" || found[fleet.Entity{Kind: fleet.KindTarget, Key: name + "/" + t.Name}] {
 				continue
 			}
 			detail := ""
@@ -291,6 +297,35 @@ func (s *Server) needs(snap *fleet.Snapshot, all []measured) []templates.Need {
 	rank := map[string]int{"crit": 0, "warn": 1, "info": 2}
 	slices.SortStableFunc(out, func(a, b templates.Need) int { return rank[a.Tone] - rank[b.Tone] })
 	return out
+}
+
+// needsShown bounds the findings on the overview; the list has them all.
+const needsShown = 12
+
+// findingNeeds are the findings that want somebody now, and what they are about:
+// the page itself sees the same sooner, and must not say it twice.
+func (s *Server) findingNeeds() (map[fleet.Entity]bool, []templates.Need) {
+	about := map[fleet.Entity]bool{}
+	if s.Findings == nil {
+		return about, nil
+	}
+	var out []templates.Need
+	now, more := s.Now(), 0
+	for _, f := range s.Findings.Open() {
+		if f.Severity == fleet.Info || f.Suppressed.Active(now) {
+			continue
+		}
+		about[f.Entity] = true
+		if len(out) == needsShown {
+			more++
+			continue
+		}
+		out = append(out, templates.Need{Tone: severityTone(f.Severity), What: f.Title + ": " + entityName(f.Entity), Detail: lead(f.Text), URL: findingURL(f), Since: s.when(f.Since)})
+	}
+	if more > 0 {
+		out = append(out, templates.Need{Tone: "warn", What: plural(more, "more finding", "more findings"), URL: "/findings"})
+	}
+	return about, out
 }
 
 func (s *Server) overviewTopic(ctx context.Context, _ string) (update, error) {

@@ -181,6 +181,7 @@ func text(n *html.Node) string {
 // allPages are the URLs of every page of this half of the console.
 var allPages = []string{"/", "/?range=6h", "/splits", "/splits/new", "/splits/orders", "/splits/orders?range=24h", "/splits/orders?proposal=p7", "/splits/orders/edit", "/splits/payments",
 	"/suggestions", "/suggestions?state=open", "/suggestions?state=expired", "/suggestions/p7", "/suggestions/p3", "/journal", "/journal?split=orders&kind=change.verified", "/journal?before=5", "/journal/7",
+	"/findings", "/findings?state=suppressed&sort=-since", "/findings?state=closed", "/findings/CON003?kind=consumer&key=APP%2FORDERS%2Fworker-east-1", "/findings/JS001?kind=system",
 	"/find?q=n1", "/demo", "/nothing-here"}
 
 // weightsForm is the form of orders as a browser sends it.
@@ -191,7 +192,9 @@ func weightsForm(base, east, west, backup, reason string) url.Values {
 
 func TestEveryPageKeepsTheContentSecurityPolicy(t *testing.T) {
 	t.Parallel()
-	st := newSite(t, newWorld())
+	w := newWorld()
+	w.found()
+	st := newSite(t, w)
 	for _, p := range allPages {
 		a := st.get(p)
 		if got := a.Header().Get("Content-Security-Policy"); got != csp {
@@ -254,7 +257,9 @@ func labelled(doc, field *html.Node) bool {
 
 func TestEveryLinkOfThePagesLeadsSomewhere(t *testing.T) {
 	t.Parallel()
-	st := newSite(t, newWorld())
+	w := newWorld()
+	w.found()
+	st := newSite(t, w)
 	seen := map[string]bool{}
 	for _, p := range allPages {
 		for n := range st.get(p).doc.Descendants() {
@@ -290,6 +295,14 @@ func rename(w *world, name string) {
 	snap.Streams[0].Stream, snap.Streams[0].Leader = name, ""
 	snap.Consumers = append(slices.Clone(snap.Consumers), fleet.Consumer{ConsumerKey: fleet.ConsumerKey{Account: name, Stream: name, Consumer: name}, FilterSubjects: []string{name}, Leader: name})
 	w.snap = &snap
+	w.found()
+	for i := range w.findings.all {
+		f := &w.findings.all[i]
+		f.Title, f.Text, f.Remedy, f.Command, f.Suppressed.Reason = name, name, name, name, name
+		f.Evidence = []fleet.Evidence{{Name: name, Value: name, Limit: name, Source: fleet.Monitoring, At: epoch}}
+	}
+	w.findings.all = append(w.findings.all, fleet.Finding{FindingKey: fleet.FindingKey{Code: "STR001", Entity: fleet.Entity{Kind: fleet.KindServer, Key: name}},
+		Severity: fleet.Critical, Title: name, Text: name, Since: epoch.Add(-time.Minute), LastSeen: epoch})
 	for i := range w.events {
 		w.events[i].Entity, w.events[i].Text = name, name
 	}
@@ -359,7 +372,7 @@ func TestHostileNamesStayText(t *testing.T) {
 				t.Errorf("%s with the name %q has other elements:\n%s", p, name, firstDifference(plain[p], got))
 			}
 		}
-		for _, p := range []string{"/suggestions.csv", "/journal.csv", "/splits.csv"} {
+		for _, p := range []string{"/suggestions.csv", "/journal.csv", "/splits.csv", "/findings.csv"} {
 			for line := range strings.Lines(st.get(p).Body.String()) {
 				for cell := range strings.SplitSeq(line, ",") {
 					if cell = strings.TrimPrefix(cell, `"`); strings.HasPrefix(cell, "=") || strings.HasPrefix(cell, "@") {
@@ -398,7 +411,7 @@ func TestForeignOriginsAreRefused(t *testing.T) {
 	} {
 		w := newWorld()
 		st := newSite(t, w)
-		for _, p := range []string{"/splits/orders/apply", "/splits/orders/plan", "/splits/create", "/suggestions/p7/approve", "/suggestions/p7/dismiss", "/changes/c4/rollback", "/changes/c4/keep", "/splits/orders/delete", "/demo/kill", "/theme"} {
+		for _, p := range []string{"/splits/orders/apply", "/splits/orders/plan", "/splits/create", "/suggestions/p7/approve", "/suggestions/p7/dismiss", "/changes/c4/rollback", "/changes/c4/keep", "/splits/orders/delete", "/findings/CON003/suppress", "/findings/CON003/lift", "/demo/kill", "/theme"} {
 			a := st.ask("POST", p, weightsForm("4", "40", "40", "20", "x"), h...)
 			if a.Code != http.StatusForbidden {
 				t.Errorf("POST %s with %v = %d, want 403", p, h, a.Code)

@@ -18,6 +18,7 @@ func (s *Server) routes(e *echo.Echo) {
 	splitRoutes(s, e)
 	suggestionRoutes(s, e)
 	journalRoutes(s, e)
+	findingRoutes(s, e)
 	demoRoutes(s, e)
 	measuredRoutes(s, e)
 }
