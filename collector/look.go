@@ -357,6 +357,7 @@ func (inv *inventory) complete(a *assets) *assets {
 		old := inv.streams[s.StreamKey]
 		s.Subjects, s.Storage, s.Retention, s.Replicas = old.Subjects, old.Storage, old.Retention, old.Replicas
 		s.MaxBytes, s.MaxMsgs, s.MaxAge, s.Metadata, s.Limits = old.MaxBytes, old.MaxMsgs, old.MaxAge, old.Metadata, old.Limits
+		s.Discard, s.PerSubject = old.Discard, old.PerSubject
 	}
 	for i := range full.consumers {
 		c := &full.consumers[i]

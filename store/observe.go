@@ -116,6 +116,10 @@ func (db *DB) observeWorkers(ctx context.Context, o *traffic.Observation, k targ
 	o.Processed, o.Failed = c.processed, c.failed
 	o.Processing = c.mean()
 	o.CPU = c.cpu / float64(c.processes)
+	// The mean of some says nothing of the others.
+	if c.known == c.processes {
+		o.Cores = (c.cores + c.processes/2) / c.processes
+	}
 	o.ReportedAt = fromMS(c.at)
 	return nil
 }

@@ -30,6 +30,7 @@ type report struct {
 	processing time.Duration // sum
 	handled    uint64        // count behind processing
 	cpu        float64
+	cores      int
 	memory     int64
 }
 
@@ -88,7 +89,7 @@ func (db *DB) PutReports(ctx context.Context, reports []fleet.WorkerReport) erro
 		by[r.Worker] = append(list, report{
 			at: now, interval: r.Interval.Milliseconds(), workers: r.Workers, inFlight: r.InFlight,
 			processed: r.Processed, failed: r.Failed, processing: r.Processing.Sum(), handled: r.Processing.Count(),
-			cpu: sane(r.CPU), memory: r.Memory,
+			cpu: sane(r.CPU), cores: r.Cores, memory: r.Memory,
 		})
 		t := db.workers.totals[k]
 		t[0] += r.Processed
@@ -133,6 +134,7 @@ func (db *DB) forgetWorkers(now int64) {
 type crew struct {
 	report
 	processes int
+	known     int   // processes that say how many cores they have
 	at        int64 // of the newest
 }
 
@@ -161,6 +163,10 @@ func (db *DB) crewAt(k targetKey, at int64) crew {
 				c.processing += r.processing
 				c.handled += r.handled
 				c.cpu += r.cpu
+				c.cores += r.cores
+				if r.cores > 0 {
+					c.known++
+				}
 				c.memory += r.memory
 			}
 			break
