@@ -94,9 +94,11 @@ func TestCluster(t *testing.T) {
 			}
 		}
 	}
-	firstReported := func(m *memory) int { return len(m.kinds()) }
-	if n := firstReported(byMonitoring); n != 0 {
-		t.Errorf("events before anything happened: %v", byMonitoring.kinds())
+	// What the test made may be told as created: that was moments ago.
+	for _, kind := range byMonitoring.kinds() {
+		if !strings.HasPrefix(kind, "stream.created ") && !strings.HasPrefix(kind, "consumer.created ") {
+			t.Errorf("an event before anything happened: %s", kind)
+		}
 	}
 
 	t.Run("one monitoring URL", func(t *testing.T) {

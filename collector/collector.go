@@ -51,6 +51,8 @@ type Config struct {
 	HTTPClient *http.Client // its transport is used instead of the collector's own
 	Log        *slog.Logger
 	Now        func() time.Time
+
+	largest int64 // answer that is read over HTTP; 0 is maxAnswer
 }
 
 const (
@@ -98,6 +100,7 @@ type Collector struct {
 	// What follows is owned by the goroutine of Run's rounds.
 	inv         inventory
 	last        *fleet.Snapshot
+	toldBy      map[string]bool          // servers whose streams were known then; "" is the account
 	since       map[problemKey]time.Time // when a problem was seen first
 	restarted   map[string]bool          // servers that may still be recovering, by name
 	cost        fleet.Cost               // since the last snapshot

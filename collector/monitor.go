@@ -27,6 +27,7 @@ type monitor struct {
 	spread    time.Duration // requests to the servers are spread over this long
 	endpoints []*endpoint
 	tried     map[string]time.Time // candidates that were no server of ours, by URL
+	largest   int64                // bytes of an answer that is read
 }
 
 // endpoint is one monitoring port. Its state is owned by the rounds; a poll
@@ -54,7 +55,7 @@ type endpoint struct {
 func newMonitor(cfg Config) (*monitor, error) {
 	m := &monitor{
 		now: cfg.Now, spread: min(cfg.Interval/20, 250*time.Millisecond),
-		tried: map[string]time.Time{},
+		tried: map[string]time.Time{}, largest: cmp.Or(cfg.largest, maxAnswer),
 	}
 	m.client = &http.Client{
 		// A redirect could lead anywhere; a monitoring port has no need of one.
@@ -264,10 +265,10 @@ func (m *monitor) get(ctx context.Context, e endpoint, path string, timeout time
 		return err
 	}
 	defer resp.Body.Close()
-	body := &limited{r: resp.Body, left: maxAnswer}
+	body := &limited{r: resp.Body, left: m.largest}
 	defer func() {
 		io.CopyN(io.Discard, body, 4096) // lets the connection be used again
-		cost.answer(maxAnswer-body.left, maxAnswer-body.left, cpuHTTPByte)
+		cost.answer(m.largest-body.left, m.largest-body.left, cpuHTTPByte)
 	}()
 	if resp.StatusCode == http.StatusNotFound {
 		return errNotOffered
