@@ -319,7 +319,7 @@ func (f *Findings) rise(e fleet.Entity, name string, at time.Time, value uint64)
 		h = append(h, reading{at, value})
 	}
 	from := at.Add(-f.cfg.Window)
-	for len(h) > 1 && h[0].at.Before(from) {
+	for len(h) > 1 && !h[1].at.After(from) { // the window begins between two readings
 		h = h[1:]
 	}
 	f.history[k] = h

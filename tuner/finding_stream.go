@@ -36,7 +36,7 @@ var streamChecks = []check{
 		Remedy: "Consume faster, shorten max_age, or raise max_msgs.",
 	}, checkStreamMessages},
 	{fleet.Check{Code: "STR006", Title: "Stream grows without limit", Severity: fleet.Info,
-		What:   "A stream with retention by limits has none: no max_bytes, max_msgs or max_age.",
+		What:   "A stream with retention by limits has none: no max_bytes, max_msgs, max_msgs_per_subject or max_age.",
 		Why:    "It grows until the server's storage is full, and then stops every other stream there too.",
 		Remedy: "Set max_age or max_bytes.",
 	}, checkUnlimited},
@@ -147,7 +147,7 @@ func checkUnlimited(in *inspection) {
 		if ofStore(s) {
 			return
 		}
-		in.judge(e, s.At, s.Retention == "limits" && s.MaxBytes <= 0 && s.MaxMsgs <= 0 && s.MaxAge == 0, func() proof {
+		in.judge(e, s.At, s.Retention == "limits" && s.MaxBytes <= 0 && s.MaxMsgs <= 0 && s.MaxAge == 0 && s.PerSubject <= 0, func() proof {
 			return proof{
 				text:    fmt.Sprintf("Stream %s has no limit and holds %s in %s.", s.Stream, size(float64(s.Bytes)), plural(int(s.Messages), "message")),
 				command: about("nats stream edit --max-age 30d", s.Stream), source: s.Source,
