@@ -30,6 +30,7 @@ const (
 // chartArgs are the arguments of a chart's URL.
 type chartArgs struct {
 	split, target, server string
+	consumer              fleet.ConsumerKey
 	quantile              string // p50, p95 or p99 (default)
 	span                  timeRange
 	points                int
@@ -37,7 +38,8 @@ type chartArgs struct {
 
 func (a chartArgs) query() url.Values {
 	q := a.span.query()
-	for k, v := range map[string]string{"split": a.split, "target": a.target, "server": a.server, "q": a.quantile} {
+	for k, v := range map[string]string{"split": a.split, "target": a.target, "server": a.server, "q": a.quantile,
+		"account": a.consumer.Account, "stream": a.consumer.Stream, "consumer": a.consumer.Consumer} {
 		if v != "" {
 			q.Set(k, v)
 		}
@@ -47,16 +49,20 @@ func (a chartArgs) query() url.Values {
 
 // chartKinds are the charts there are, by their id in URLs. Ids are stable.
 var chartKinds = map[string]func(*Server, context.Context, chartArgs) (chart, error){
-	"split-latency":     (*Server).splitLatencyChart,
-	"split-share":       (*Server).splitShareChart,
-	"split-rate":        (*Server).splitRateChart,
-	"split-pending":     (*Server).splitPendingChart,
-	"split-redelivered": (*Server).splitRedeliveredChart,
-	"target-latency":    (*Server).targetLatencyChart,
-	"server-cpu":        serverChart(fleet.ColCPU, "CPU", "% of one core"),
-	"server-msgs":       serverChart(fleet.ColInMsgs, "Messages in", "msg/s"),
-	"server-mem":        serverChart(fleet.ColMem, "Memory", "B"),
-	"server-conns":      serverChart(fleet.ColConns, "Connections", ""),
+	"split-latency":        (*Server).splitLatencyChart,
+	"split-share":          (*Server).splitShareChart,
+	"split-rate":           (*Server).splitRateChart,
+	"split-pending":        (*Server).splitPendingChart,
+	"split-redelivered":    (*Server).splitRedeliveredChart,
+	"target-latency":       (*Server).targetLatencyChart,
+	"consumer-latency":     (*Server).consumerLatencyChart,
+	"consumer-rate":        (*Server).consumerRateChart,
+	"consumer-pending":     (*Server).consumerPendingChart,
+	"consumer-redelivered": (*Server).consumerRedeliveredChart,
+	"server-cpu":           serverChart(fleet.ColCPU, "CPU", "% of one core"),
+	"server-msgs":          serverChart(fleet.ColInMsgs, "Messages in", "msg/s"),
+	"server-mem":           serverChart(fleet.ColMem, "Memory", "B"),
+	"server-conns":         serverChart(fleet.ColConns, "Connections", ""),
 }
 
 // charts builds the cards of a page.
@@ -80,7 +86,7 @@ func (s *Server) chart(ctx context.Context, id string, a chartArgs) (chart, erro
 	if a.points == 0 {
 		a.points = chartPoints
 	}
-	key := fmt.Sprintf("chart %s %q %q %q %s %d %s", id, a.split, a.target, a.server, a.quantile, a.points, a.span.shareKey())
+	key := fmt.Sprintf("chart %s %q %q %q %q %s %d %s", id, a.split, a.target, a.server, a.consumer, a.quantile, a.points, a.span.shareKey())
 	return share(ctx, s, key, func(ctx context.Context) (chart, error) {
 		c, err := build(s, ctx, a)
 		if err != nil {
@@ -682,7 +688,8 @@ func (s *Server) chartArgs(c echo.Context) (chartArgs, error) {
 	if err != nil {
 		return chartArgs{}, err
 	}
-	return chartArgs{split: c.QueryParam("split"), target: c.QueryParam("target"), server: c.QueryParam("server"), quantile: c.QueryParam("q"), span: span}, nil
+	return chartArgs{split: c.QueryParam("split"), target: c.QueryParam("target"), server: c.QueryParam("server"), quantile: c.QueryParam("q"), span: span,
+		consumer: fleet.ConsumerKey{Account: c.QueryParam("account"), Stream: c.QueryParam("stream"), Consumer: c.QueryParam("consumer")}}, nil
 }
 
 // getChart answers /charts/{id} with the chart and its figures, and the same
@@ -708,7 +715,7 @@ func (s *Server) getChart(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	name := strings.Trim(id+"-"+cmp.Or(a.split, a.server)+"-"+a.target, "-")
+	name := strings.Trim(id+"-"+cmp.Or(a.split, a.server, a.consumer.Consumer)+"-"+a.target, "-")
 	switch ext {
 	case ".csv", ".json":
 		return s.export(c, name, chartCols, ch.rows(), ch.doc())

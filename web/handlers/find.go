@@ -55,28 +55,10 @@ func (s *Server) found(q string) templates.Found {
 		add(sv.Name, "server", serverURL(sv.Name), "topology")
 	}
 	for _, st := range snap.Streams {
-		add(st.Stream, "stream of "+st.Account, "/consumers.json", "streams")
+		add(st.Stream, "stream of "+st.Account, streamURL(st.StreamKey), "streams")
 	}
 	for _, cn := range snap.Consumers {
-		add(cn.Consumer, "consumer of "+cn.Stream, s.consumerURL(cn.Account, cn.Stream, cn.Consumer), "streams")
+		add(cn.Consumer, "consumer of "+cn.Stream, consumerURL(cn.ConsumerKey), "consumers")
 	}
 	return v
-}
-
-// consumerURL leads to where a consumer can be seen: the split that it serves,
-// else the server that leads it.
-func (s *Server) consumerURL(account, stream, consumer string) string {
-	for _, r := range s.Control.Splits() {
-		for _, t := range r.Split.Targets {
-			if o := t.Observe; o != nil && o.Stream == stream && o.Consumer == consumer && (o.Account == "" || o.Account == account) {
-				return splitURL(r.Split.Name)
-			}
-		}
-	}
-	for _, c := range s.Metrics.Latest().Consumers {
-		if c.Account == account && c.Stream == stream && c.Consumer == consumer && c.Leader != "" {
-			return serverURL(c.Leader)
-		}
-	}
-	return "/topology"
 }

@@ -61,7 +61,7 @@ func (s *Server) pressing() int {
 }
 
 // entityURL leads to where a thing can be seen; "" when it has no page.
-func (s *Server) entityURL(e fleet.Entity) string {
+func entityURL(e fleet.Entity) string {
 	switch e.Kind {
 	case fleet.KindServer:
 		return serverURL(e.Key)
@@ -74,8 +74,12 @@ func (s *Server) entityURL(e fleet.Entity) string {
 		// Names of streams and consumers have no slash; an account's may.
 		if i := strings.LastIndexByte(e.Key, '/'); i > 0 {
 			if j := strings.LastIndexByte(e.Key[:i], '/'); j >= 0 {
-				return s.consumerURL(e.Key[:j], e.Key[j+1:i], e.Key[i+1:])
+				return consumerURL(fleet.ConsumerKey{Account: e.Key[:j], Stream: e.Key[j+1 : i], Consumer: e.Key[i+1:]})
 			}
+		}
+	case fleet.KindStream:
+		if i := strings.LastIndexByte(e.Key, '/'); i >= 0 {
+			return streamURL(fleet.StreamKey{Account: e.Key[:i], Stream: e.Key[i+1:]})
 		}
 	case fleet.KindCluster:
 		return "/topology?q=" + url.QueryEscape(e.Key)
@@ -114,7 +118,7 @@ func (s *Server) findingList() listing[fleet.Finding] {
 				return cmp.Or(cmp.Compare(a.Kind, b.Kind), strings.Compare(a.Key, b.Key))
 			},
 				cell: func(f *fleet.Finding) templates.ListCell {
-					return templates.ListCell{Text: entityName(f.Entity), Small: string(f.Kind), URL: s.entityURL(f.Entity)}
+					return templates.ListCell{Text: entityName(f.Entity), Small: string(f.Kind), URL: entityURL(f.Entity)}
 				}},
 			{label: "Seen", cell: func(f *fleet.Finding) templates.ListCell {
 				return templates.ListCell{Text: f.Text, Wrap: true}
@@ -383,7 +387,7 @@ func (s *Server) findingView(all []fleet.Finding, at int) templates.Finding {
 	f, now := all[at], s.Now()
 	v := templates.Finding{
 		Code: f.Code, Title: cmp.Or(f.Title, f.Code), Status: templates.Status{Tone: severityTone(f.Severity), Word: string(f.Severity)},
-		Entity: entityName(f.Entity), EntityKind: string(f.Kind), EntityURL: s.entityURL(f.Entity), Text: f.Text, Remedy: f.Remedy, Command: f.Command,
+		Entity: entityName(f.Entity), EntityKind: string(f.Kind), EntityURL: entityURL(f.Entity), Text: f.Text, Remedy: f.Remedy, Command: f.Command,
 		Since: s.when(f.Since), Seen: s.when(f.LastSeen), Closed: s.when(f.Closed),
 	}
 	if f.Reopened > 0 {

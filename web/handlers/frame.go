@@ -72,6 +72,7 @@ func (s *Server) nav(current string) []templates.NavGroup {
 			{Name: "Overview", URL: "/", Icon: "overview", Key: "o"},
 			{Name: "Topology", URL: "/topology", Icon: "topology", Key: "t"},
 			{Name: "Findings", URL: "/findings", Icon: navFindings, Key: "f", Badge: badge(s.pressing()), BadgeKey: "nav.findings"},
+			{Name: "Consumers", URL: "/consumers", Icon: navConsumers, Key: "c"},
 		}},
 		{Head: "Steer", Items: []templates.NavItem{
 			{Name: "Splits", URL: "/splits", Icon: "splits", Key: "s"},

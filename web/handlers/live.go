@@ -41,7 +41,9 @@ const (
 	topicSplit       = "split" // split:NAME
 	topicSuggestions = "suggestions"
 	topicJournal     = "journal"
-	topicFindings    = "findings" // findings:QUERY of the list's URL
+	topicFindings    = "findings"  // findings:QUERY of the list's URL
+	topicConsumers   = "consumers" // consumers:QUERY of the list's URL
+	topicConsumer    = "consumer"  // consumer:QUERY that names it
 )
 
 // update is what a topic shows at one moment.
@@ -78,6 +80,8 @@ func (s *Server) topics() map[string]topicFunc {
 		topicSuggestions: s.suggestionsTopic,
 		topicJournal:     s.journalTopic,
 		topicFindings:    s.findingsTopic,
+		topicConsumers:   s.consumersTopic,
+		topicConsumer:    s.consumerTopic,
 	}
 }
 

@@ -19,6 +19,7 @@ func (s *Server) routes(e *echo.Echo) {
 	suggestionRoutes(s, e)
 	journalRoutes(s, e)
 	findingRoutes(s, e)
+	consumerRoutes(s, e)
 	demoRoutes(s, e)
 	measuredRoutes(s, e)
 }

@@ -672,7 +672,6 @@ func topologyRoutes(s *Server, e *echo.Echo) {
 	e.GET("/topology.csv", s.getTopologyFile)
 	for _, ext := range []string{".json", ".csv"} {
 		e.GET("/servers"+ext, s.getServers)
-		e.GET("/consumers"+ext, s.getConsumers)
 	}
 }
 
@@ -959,62 +958,4 @@ func (s *Server) getServers(c echo.Context) error {
 		}
 	}
 	return s.export(c, "servers", cols, rows, docs)
-}
-
-// consumerDoc is a consumer as JSON; rates are per second.
-type consumerDoc struct {
-	Account     string       `json:"account"`
-	Stream      string       `json:"stream"`
-	Consumer    string       `json:"consumer"`
-	Leader      string       `json:"leader"`
-	Pending     uint64       `json:"pending"`
-	AckPending  int          `json:"ack_pending"`
-	Redelivered int          `json:"redelivered"`
-	Waiting     int          `json:"waiting"`
-	Arrived     float64      `json:"arrived_per_s"`
-	Delivered   float64      `json:"delivered_per_s"`
-	Acked       float64      `json:"acked_per_s"`
-	MaxPending  int          `json:"max_ack_pending"`
-	AckWaitMS   float64      `json:"ack_wait_ms"`
-	Sampled     string       `json:"sample_freq"`
-	Paused      bool         `json:"paused"`
-	Target      string       `json:"target,omitempty"` // split/target that is measured here
-	At          time.Time    `json:"measured_at"`
-	Source      fleet.Source `json:"source"`
-}
-
-func (s *Server) getConsumers(c echo.Context) error {
-	snap, rates := s.Metrics.Latest(), s.Metrics.Rates()
-	targets := map[fleet.ConsumerKey]string{}
-	for _, rev := range s.Control.Splits() {
-		for _, t := range rev.Split.Targets {
-			if k, ok := s.consumerOf(t); ok {
-				targets[k] = rev.Split.Name + "/" + t.Name
-			}
-		}
-	}
-	q := strings.ToLower(strings.TrimSpace(c.QueryParam("q")))
-	docs := []consumerDoc{}
-	for _, k := range snap.Consumers {
-		if q != "" && !strings.Contains(strings.ToLower(k.Account+"\n"+k.Stream+"\n"+k.Consumer), q) {
-			continue
-		}
-		r := rates.Consumers[k.ConsumerKey]
-		docs = append(docs, consumerDoc{
-			Account: k.Account, Stream: k.Stream, Consumer: k.Consumer, Leader: k.Leader, Pending: k.Pending, AckPending: k.AckPending, Redelivered: k.Redelivered, Waiting: k.Waiting,
-			Arrived: r.Arrived, Delivered: r.Delivered, Acked: r.Acked, MaxPending: k.MaxAckPending, AckWaitMS: inMS(k.AckWait), Sampled: k.SampleFreq, Paused: k.Paused,
-			Target: targets[k.ConsumerKey], At: k.At.UTC(), Source: k.Source,
-		})
-	}
-	cols := []string{"account", "stream", "consumer", "leader", "pending", "ack_pending", "redelivered", "waiting", "arrived_per_s", "delivered_per_s", "acked_per_s",
-		"max_ack_pending", "ack_wait_ms", "sample_freq", "paused", "target", "measured_at", "source"}
-	rows := func(yield func([]any) bool) {
-		for _, d := range docs {
-			if !yield([]any{d.Account, d.Stream, d.Consumer, d.Leader, d.Pending, d.AckPending, d.Redelivered, d.Waiting, d.Arrived, d.Delivered, d.Acked,
-				d.MaxPending, d.AckWaitMS, d.Sampled, d.Paused, d.Target, d.At, d.Source}) {
-				return
-			}
-		}
-	}
-	return s.export(c, "consumers", cols, rows, docs)
 }

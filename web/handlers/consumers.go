@@ -1,0 +1,588 @@
+package handlers
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"ballast/fleet"
+	"ballast/traffic"
+	"ballast/web/templates"
+)
+
+func consumerRoutes(s *Server, e *echo.Echo) {
+	page(e, "/consumers", s.listConsumers)
+	e.GET("/consumers/:account/:stream/:consumer", s.showConsumer)
+	e.POST("/consumers/:account/:stream/:consumer/measure", s.measureConsumer)
+	e.POST("/consumers/:account/:stream/:consumer/stop", s.stopMeasuring)
+}
+
+func consumerURL(k fleet.ConsumerKey) string {
+	return "/consumers/" + url.PathEscape(k.Account) + "/" + url.PathEscape(k.Stream) + "/" + url.PathEscape(k.Consumer)
+}
+
+// streamURL lists the consumers of a stream.
+func streamURL(k fleet.StreamKey) string {
+	return "/consumers?" + url.Values{"account": {k.Account}, "stream": {k.Stream}}.Encode()
+}
+
+// consumerState gives a consumer a shape and a word. Only what stands in its own
+// figures is said here; what the checks found has its own page.
+func (s *Server) consumerState(c *fleet.Consumer) (tone, word string) {
+	switch {
+	case s.Now().Sub(c.At) > s.staleAfter():
+		return "stale", "no new data for " + ago(s.Now().Sub(c.At))
+	case c.Fold != nil:
+		return "idle", "many, summed up"
+	case c.Leader == "" && len(c.Peers) > 0:
+		return "crit", "no leader"
+	case c.Paused:
+		return "idle", "paused"
+	case c.MaxAckPending > 0 && c.AckPending >= c.MaxAckPending:
+		return "warn", "max_ack_pending reached"
+	}
+	return "ok", "healthy"
+}
+
+// consumerRow is a consumer with its rates, for the list.
+type consumerRow struct {
+	*fleet.Consumer
+	rate  fleet.ConsumerRate
+	known bool // the rates are measured
+	key   string
+}
+
+func figureCell(key, name, text string) templates.ListCell {
+	return templates.ListCell{Key: key + "/" + name, Text: text}
+}
+
+func (r *consumerRow) rateCell(name string, v float64) templates.ListCell {
+	if !r.known {
+		return figureCell(r.key, name, none)
+	}
+	return figureCell(r.key, name, figure(v, "msg/s"))
+}
+
+func (s *Server) consumerList() listing[consumerRow] {
+	by := func(v func(*consumerRow) float64) func(a, b *consumerRow) int {
+		return func(a, b *consumerRow) int { return cmp.Compare(v(a), v(b)) }
+	}
+	return listing[consumerRow]{
+		path: "/consumers",
+		name: func(r *consumerRow) string { return r.Account + "\n" + r.Stream + "\n" + r.Consumer.Consumer },
+		cols: []listCol[consumerRow]{
+			{key: "name", label: "Consumer", by: func(a, b *consumerRow) int { return strings.Compare(a.Consumer.Consumer, b.Consumer.Consumer) },
+				cell: func(r *consumerRow) templates.ListCell {
+					return templates.ListCell{Text: r.Consumer.Consumer, URL: consumerURL(r.ConsumerKey)}
+				}},
+			{key: "stream", label: "Stream", by: func(a, b *consumerRow) int {
+				return cmp.Or(strings.Compare(a.Account, b.Account), strings.Compare(a.Stream, b.Stream))
+			},
+				cell: func(r *consumerRow) templates.ListCell {
+					return templates.ListCell{Text: r.Stream, URL: streamURL(fleet.StreamKey{Account: r.Account, Stream: r.Stream}), Small: r.Account}
+				}},
+			{label: "State", cell: func(r *consumerRow) templates.ListCell {
+				tone, word := s.consumerState(r.Consumer)
+				return templates.ListCell{Text: word, Tone: tone}
+			}},
+			{key: "pending", label: "Pending", right: true, down: true, by: func(a, b *consumerRow) int { return cmp.Compare(a.Pending, b.Pending) },
+				cell: func(r *consumerRow) templates.ListCell { return figureCell(r.key, "pending", countWords(r.Pending)) }},
+			{key: "ack_pending", label: "In flight", right: true, down: true, by: func(a, b *consumerRow) int { return cmp.Compare(a.AckPending, b.AckPending) },
+				cell: func(r *consumerRow) templates.ListCell {
+					return figureCell(r.key, "inflight", countWords(uint64(max(r.AckPending, 0))))
+				}},
+			{key: "redelivered", label: "Redelivered", right: true, down: true, by: func(a, b *consumerRow) int { return cmp.Compare(a.Redelivered, b.Redelivered) },
+				cell: func(r *consumerRow) templates.ListCell {
+					return figureCell(r.key, "redelivered", countWords(uint64(max(r.Redelivered, 0))))
+				}},
+			{key: "arrived", label: "Arrived msg/s", right: true, down: true, by: by(func(r *consumerRow) float64 { return r.rate.Arrived }),
+				cell: func(r *consumerRow) templates.ListCell { return r.rateCell("arrived", r.rate.Arrived) }},
+			{key: "acked", label: "Settled msg/s", right: true, down: true, by: by(func(r *consumerRow) float64 { return r.rate.Acked }),
+				cell: func(r *consumerRow) templates.ListCell { return r.rateCell("acked", r.rate.Acked) }},
+			{key: "leader", label: "Leader", by: func(a, b *consumerRow) int { return strings.Compare(a.Leader, b.Leader) },
+				cell: func(r *consumerRow) templates.ListCell {
+					if r.Leader == "" {
+						return templates.ListCell{Text: none}
+					}
+					return templates.ListCell{Text: r.Leader, URL: serverURL(r.Leader)}
+				}},
+			{key: "sampled", label: "Sampled", right: true, by: func(a, b *consumerRow) int { return strings.Compare(a.SampleFreq, b.SampleFreq) },
+				cell: func(r *consumerRow) templates.ListCell { return templates.ListCell{Text: sampledText(r.Consumer)} }},
+		},
+	}
+}
+
+func sampledText(c *fleet.Consumer) string {
+	if !c.Sampled() {
+		return "off"
+	}
+	return strings.TrimSuffix(c.SampleFreq, "%") + " %"
+}
+
+var consumerOwn = []string{"account", "stream", "server"}
+
+// consumers are those that the arguments leave, by name.
+func (s *Server) consumers(a listArgs) []consumerRow {
+	snap, rates := s.Metrics.Latest(), s.Metrics.Rates()
+	account, stream, server := a.rest.Get("account"), a.rest.Get("stream"), a.rest.Get("server")
+	rows := make([]consumerRow, 0, len(snap.Consumers))
+	for i := range snap.Consumers {
+		c := &snap.Consumers[i]
+		if account != "" && c.Account != account || stream != "" && c.Stream != stream || server != "" && c.Leader != server {
+			continue
+		}
+		rate, known := rates.Consumers[c.ConsumerKey]
+		rows = append(rows, consumerRow{Consumer: c, rate: rate, known: known})
+	}
+	slices.SortFunc(rows, func(a, b consumerRow) int {
+		return cmp.Or(strings.Compare(a.Account, b.Account), strings.Compare(a.Stream, b.Stream), strings.Compare(a.Consumer.Consumer, b.Consumer.Consumer))
+	})
+	return rows
+}
+
+func (s *Server) consumerTable(l listing[consumerRow], a listArgs) (t templates.ListTable, sub string) {
+	all := s.consumers(a)
+	for i := range all {
+		all[i].key = htmlID("con", all[i].Entity().Key)
+	}
+	t = l.table(l.pick(all, a), a)
+	t.Label, t.Icon, t.Empty, t.EmptyText = "Consumers", navConsumers, "No consumers", "Nothing was seen that reads from a stream."
+	if a.filtered() {
+		t.EmptyText = "No consumer fits the filter."
+	}
+	var pending uint64
+	sampled := 0
+	for _, r := range all {
+		pending += r.Pending
+		if r.Sampled() {
+			sampled++
+		}
+	}
+	return t, fmt.Sprintf("%s; %s messages wait; %s sampled.", count(len(all), "consumer"), countWords(pending), plural(sampled, "is", "are"))
+}
+
+func (s *Server) listConsumers(c echo.Context) error {
+	l := s.consumerList()
+	a, err := l.args(c.QueryParams(), consumerOwn...)
+	if err != nil {
+		return err
+	}
+	if format(c) != "" {
+		all := s.consumers(a)
+		return s.exportConsumers(c, "consumers", l.pick(all, a))
+	}
+	t, sub := s.consumerTable(l, a)
+	v := l.page("consumers", "Consumers", a, t)
+	v.Sub, v.Placeholder = sub, "consumer, stream or account"
+	for _, name := range []string{"account", "server"} {
+		fl := templates.ListFilter{Name: name, Label: strings.ToUpper(name[:1]) + name[1:], All: "all", Value: a.rest.Get(name)}
+		seen := map[string]bool{}
+		for _, con := range s.Metrics.Latest().Consumers {
+			value := con.Account
+			if name == "server" {
+				value = con.Leader
+			}
+			if value != "" && !seen[value] {
+				seen[value] = true
+				fl.Options = append(fl.Options, templates.Option{Value: value, Label: value})
+			}
+		}
+		slices.SortFunc(fl.Options, func(a, b templates.Option) int { return strings.Compare(a.Value, b.Value) })
+		v.Filters = append(v.Filters, fl)
+	}
+	if st := a.rest.Get("stream"); st != "" {
+		v.Keep = append(v.Keep, templates.Hidden{Name: "stream", Value: st})
+		v.Title = "Consumers of " + st
+	}
+	f := follow(s.frame(c, v.Title, navConsumers), listTopic(topicConsumers, a))
+	return show(c, templates.ListPage(f, v), templates.ListRows(v.Table))
+}
+
+func (s *Server) consumersTopic(_ context.Context, arg string) (update, error) {
+	q, err := url.ParseQuery(arg)
+	if err != nil {
+		return update{}, fmt.Errorf("read the list's URL: %w", err)
+	}
+	l := s.consumerList()
+	a, err := l.args(q, consumerOwn...)
+	if err != nil {
+		return update{}, err
+	}
+	t, sub := s.consumerTable(l, a)
+	return listUpdate("consumers", sub, t), nil
+}
+
+// consumerOfPath finds the consumer that a path names.
+func (s *Server) consumerOfPath(c echo.Context) (k fleet.ConsumerKey, con *fleet.Consumer, err error) {
+	for name, into := range map[string]*string{"account": &k.Account, "stream": &k.Stream, "consumer": &k.Consumer} {
+		if *into, err = pathParam(c, name); err != nil {
+			return k, nil, err
+		}
+	}
+	if con = s.consumer(k); con == nil && format(c) != "" { // no name of a consumer has a dot
+		k.Consumer = strings.TrimSuffix(k.Consumer, "."+format(c))
+		con = s.consumer(k)
+	}
+	if con == nil {
+		return k, nil, consumerGone(k)
+	}
+	return k, con, nil
+}
+
+func consumerGone(k fleet.ConsumerKey) error {
+	return &fleet.Error{Kind: fleet.NotFound, Msg: fmt.Sprintf("There is no consumer %q of stream %q.", k.Consumer, k.Stream), Hint: "It may have been removed; look at the list of consumers."}
+}
+
+func (s *Server) consumer(k fleet.ConsumerKey) *fleet.Consumer {
+	cs := s.Metrics.Latest().Consumers
+	for i := range cs {
+		if cs[i].ConsumerKey == k {
+			return &cs[i]
+		}
+	}
+	return nil
+}
+
+func (s *Server) showConsumer(c echo.Context) error {
+	_, con, err := s.consumerOfPath(c)
+	if err != nil {
+		return err
+	}
+	if format(c) != "" {
+		rate, known := s.Metrics.Rates().Consumers[con.ConsumerKey]
+		return s.exportConsumers(c, "consumer-"+con.Consumer, []*consumerRow{{Consumer: con, rate: rate, known: known}})
+	}
+	return s.answerConsumer(c, http.StatusOK, con, templates.MeasureForm{})
+}
+
+// answerConsumer shows a consumer; form is what was typed and refused.
+func (s *Server) answerConsumer(c echo.Context, status int, con *fleet.Consumer, form templates.MeasureForm) error {
+	span, err := s.rangeOf(c)
+	if err != nil {
+		return err
+	}
+	k := con.ConsumerKey
+	v := templates.Consumer{Name: k.Consumer, Where: strings.TrimPrefix(k.Account+" / "+k.Stream, " / "), StreamURL: streamURL(fleet.StreamKey{Account: k.Account, Stream: k.Stream}),
+		CSV: consumerURL(k) + ".csv", JSON: consumerURL(k) + ".json", Measure: s.measureView(con, form)}
+	v.Status.Tone, v.Status.Word = s.consumerState(con)
+	v.KPIs, v.State = s.consumerKPIs(con), s.consumerFacts(con)
+	if v.Charts, err = s.charts(c.Request().Context(), chartArgs{consumer: k, span: span}, "consumer-latency", "consumer-rate", "consumer-pending", "consumer-redelivered"); err != nil {
+		return err
+	}
+	limit := func(n int) string {
+		if n <= 0 {
+			return "none"
+		}
+		return countWords(uint64(n))
+	}
+	v.Config = []templates.Setting{
+		{Name: "Subjects", Value: cmp.Or(strings.Join(con.FilterSubjects, ", "), "all of the stream")}, {Name: "ack_policy", Value: con.AckPolicy}, {Name: "ack_wait", Value: duration(con.AckWait)},
+		{Name: "max_ack_pending", Value: limit(con.MaxAckPending)}, {Name: "max_deliver", Value: limit(con.MaxDeliver)}, {Name: "sample_freq", Value: sampledText(con)},
+		{Name: "Created", Value: cmp.Or(s.when(con.Created).Exact, none)},
+	}
+	if con.Leader != "" {
+		v.Replicas = append(v.Replicas, templates.ReplicaRow{Name: con.Leader, URL: serverURL(con.Leader), Role: "leader", Tone: "ok", State: "leads", Lag: none, Active: none})
+	}
+	for _, p := range con.Peers {
+		r := templates.ReplicaRow{Name: p.Name, URL: serverURL(p.Name), Role: "follower", Tone: "ok", State: "current", Lag: countWords(p.Lag), Active: duration(p.Active)}
+		switch {
+		case p.Offline:
+			r.Tone, r.State = "crit", "offline"
+		case !p.Current:
+			r.Tone, r.State = "warn", "behind"
+		}
+		v.Replicas = append(v.Replicas, r)
+	}
+	if s.Findings != nil {
+		for _, f := range s.Findings.Open() {
+			if f.Entity == k.Entity() {
+				v.Findings = append(v.Findings, templates.Need{Tone: severityTone(f.Severity), What: f.Title, Detail: lead(f.Text), URL: findingURL(f), Since: s.when(f.Since)})
+			}
+		}
+	}
+	for _, rev := range s.Control.Splits() {
+		for _, t := range rev.Split.Targets {
+			if at, ok := s.consumerOf(t); ok && at == k {
+				v.Splits = append(v.Splits, templates.Link{Name: rev.Split.Name + " / " + t.Name, URL: splitURL(rev.Split.Name)})
+			}
+		}
+	}
+	q := url.Values{"account": {k.Account}, "stream": {k.Stream}, "consumer": {k.Consumer}}.Encode()
+	topic := topicConsumer + ":" + q
+	if len(topic) > maxTopicName {
+		topic = ""
+	}
+	f := follow(s.frame(c, k.Consumer, navConsumers, templates.Crumb{Name: "Consumers", URL: "/consumers"}, templates.Crumb{Name: k.Stream, URL: v.StreamURL}, templates.Crumb{Name: k.Consumer}), topic)
+	f.Charts, f.Range = true, span.choices(consumerURL(k))
+	return showAs(c, status, templates.ConsumerPage(f, v), templates.MeasureBox(v.Measure))
+}
+
+func (s *Server) consumerKPIs(con *fleet.Consumer) []templates.KPI {
+	r := &consumerRow{Consumer: con}
+	r.rate, r.known = s.Metrics.Rates().Consumers[con.ConsumerKey]
+	return []templates.KPI{
+		{Key: "con/pending", Label: "Pending", Value: countWords(con.Pending), Unit: "msgs"},
+		{Key: "con/inflight", Label: "In flight", Value: countWords(uint64(max(con.AckPending, 0))), Unit: "msgs"},
+		{Key: "con/redelivered", Label: "Outstanding redeliveries", Value: countWords(uint64(max(con.Redelivered, 0))), Unit: "msgs"},
+		{Key: "con/arrived", Label: "Arrived", Value: r.rateCell("", r.rate.Arrived).Text, Unit: "msg/s"},
+		{Key: "con/delivered", Label: "Delivered", Value: r.rateCell("", r.rate.Delivered).Text, Unit: "msg/s"},
+		{Key: "con/acked", Label: "Settled", Value: r.rateCell("", r.rate.Acked).Text, Unit: "msg/s"},
+	}
+}
+
+func (s *Server) consumerFacts(con *fleet.Consumer) []templates.Setting {
+	moment := func(t time.Time) string { return cmp.Or(s.when(t).Ago, none) }
+	return []templates.Setting{
+		{Name: "Deliveries", Value: countWords(con.Delivered), Key: "con/f-delivered"}, {Name: "Stream sequence delivered", Value: countWords(con.DeliveredSeq), Key: "con/f-seq"},
+		{Name: "Acknowledged up to", Value: countWords(con.AckFloor), Key: "con/f-floor"}, {Name: "Stream sequence acknowledged", Value: countWords(con.AckFloorSeq), Key: "con/f-floorseq"},
+		{Name: "Pull requests waiting", Value: countWords(uint64(max(con.Waiting, 0))), Key: "con/f-waiting"},
+		{Name: "Last delivery", Value: moment(con.LastDelivery), Key: "con/f-last"}, {Name: "Last acknowledgement", Value: moment(con.LastAck), Key: "con/f-lastack"},
+		{Name: "Measured", Value: moment(con.At), Key: "con/f-at"}, {Name: "Source", Value: string(con.Source)},
+	}
+}
+
+func (s *Server) consumerTopic(_ context.Context, arg string) (update, error) {
+	q, err := url.ParseQuery(arg)
+	if err != nil {
+		return update{}, fmt.Errorf("read the consumer's name: %w", err)
+	}
+	k := fleet.ConsumerKey{Account: q.Get("account"), Stream: q.Get("stream"), Consumer: q.Get("consumer")}
+	con := s.consumer(k)
+	if con == nil {
+		return update{}, consumerGone(k)
+	}
+	tone, word := s.consumerState(con)
+	m := s.measureView(con, templates.MeasureForm{})
+	shape := m.Sampled + "\x00" + m.Why
+	for _, r := range m.Last {
+		shape += "\x00" + r.ID + r.Status
+	}
+	if m.Runs != nil {
+		shape += "\x00runs" + m.Runs.ID + m.Runs.Status
+	}
+	up := update{Text: map[string]string{}, Attr: map[string]string{}, Parts: map[string]part{
+		"consumer-status": {templates.Chip(templates.Status{Tone: tone, Word: word}), tone + word},
+		"measure":         {templates.MeasureBox(m), shape},
+	}}
+	kpiText(up, s.consumerKPIs(con))
+	for _, f := range s.consumerFacts(con) {
+		if f.Key != "" {
+			up.Text[f.Key] = f.Value
+		}
+	}
+	return up, nil
+}
+
+// measureSpans are how long a consumer may be measured.
+var measureSpans = []struct {
+	key, label string
+	d          time.Duration
+}{
+	{"5m", "5 minutes", 5 * time.Minute}, {"15m", "15 minutes", 15 * time.Minute}, {"1h", "1 hour", time.Hour}, {"8h", "8 hours", 8 * time.Hour}, {"24h", "24 hours", 24 * time.Hour},
+}
+
+// measureView is how the consumer is measured now, and the form.
+func (s *Server) measureView(con *fleet.Consumer, form templates.MeasureForm) templates.Measure {
+	v := templates.Measure{Sampled: "sample_freq is off: latencies are estimated", Form: form}
+	if con.Sampled() {
+		v.Sampled = "sample_freq is " + sampledText(con)
+	}
+	v.Form.URL, v.Form.For = consumerURL(con.ConsumerKey)+"/measure", cmp.Or(form.For, measureSpans[1].key)
+	for _, sp := range measureSpans {
+		v.Form.Spans = append(v.Form.Spans, templates.Option{Value: sp.key, Label: sp.label})
+	}
+	for _, m := range s.Control.Measurements() {
+		if m.Consumer.Stream != con.Stream || m.Consumer.Consumer != con.Consumer || m.Consumer.Account != "" && m.Consumer.Account != con.Account {
+			continue
+		}
+		run := templates.MeasureRun{ID: m.ID, Status: string(m.Phase), Tone: "info", Actor: m.Actor, Reason: m.Reason, Outcome: m.Outcome, Percent: fmt.Sprintf("%d %%", m.Percent),
+			Started: s.when(m.Started), Ends: millis(m.Ends), Until: "until " + m.Ends.UTC().Format("15:04:05 UTC"), StopURL: consumerURL(con.ConsumerKey) + "/stop"}
+		if m.Cost.Samples > 0 {
+			run.Cost = fmt.Sprintf("%s samples, %s a second.", countWords(m.Cost.Samples), figure(m.Cost.SamplesPerSec, "msg/s"))
+		}
+		switch m.Phase {
+		case traffic.SwitchingOn, traffic.Measuring, traffic.PuttingBack:
+			if v.Runs == nil {
+				v.Runs = &run
+				continue
+			}
+		}
+		run.Tone = "idle"
+		if len(v.Last) < 5 {
+			v.Last = append(v.Last, run)
+		}
+	}
+	if con.Fold != nil {
+		v.Why = "This row sums up many consumers with generated names; they are not measured one by one."
+	} else if err := s.Control.Ready(); err != nil {
+		v.Why = "It cannot be measured now: " + fault(err).Title
+	}
+	return v
+}
+
+func (s *Server) measureConsumer(c echo.Context) error {
+	k, con, err := s.consumerOfPath(c)
+	if err != nil {
+		return err
+	}
+	form := templates.MeasureForm{For: c.FormValue("for"), Percent: strings.TrimSpace(c.FormValue("percent")), Reason: strings.TrimSpace(c.FormValue("reason"))}
+	refuse := func(msg string, fields map[string]string) error {
+		form.Wrong, form.WrongFields = msg, fields
+		return s.answerConsumer(c, http.StatusUnprocessableEntity, con, form)
+	}
+	wrong := map[string]string{}
+	var span time.Duration
+	for _, sp := range measureSpans {
+		if sp.key == form.For {
+			span = sp.d
+		}
+	}
+	if span == 0 {
+		wrong["duration"] = "Choose one of these."
+	}
+	share := 0
+	if form.Percent != "" {
+		if share, err = strconv.Atoi(form.Percent); err != nil || share < 1 || share > 100 {
+			wrong["percent"] = "Give a whole number from 1 to 100, or leave it empty."
+		}
+	}
+	if form.Reason == "" || len(form.Reason) > maxReason {
+		wrong["reason"] = fmt.Sprintf("Say why, in at most %d characters.", maxReason)
+	}
+	if len(wrong) > 0 {
+		return refuse("The consumer is not measured.", wrong)
+	}
+	_, err = s.Control.Measure(c.Request().Context(), k, share, span, s.Operator, form.Reason)
+	var e *fleet.Error
+	if errors.As(err, &e) && e.Kind == fleet.Invalid {
+		return refuse(strings.TrimSpace(e.Msg+" "+e.Hint), e.Fields)
+	}
+	if err != nil {
+		return err
+	}
+	return seeOther(c, consumerURL(k))
+}
+
+func (s *Server) stopMeasuring(c echo.Context) error {
+	// The consumer may be gone: its measurement is to be ended all the same.
+	k, _, err := s.consumerOfPath(c)
+	var e *fleet.Error
+	if err != nil && !(errors.As(err, &e) && e.Kind == fleet.NotFound) {
+		return err
+	}
+	if _, err := s.Control.StopMeasuring(c.Request().Context(), c.FormValue("id"), s.Operator); err != nil {
+		return err
+	}
+	return seeOther(c, consumerURL(k))
+}
+
+// Charts of one consumer.
+
+func (s *Server) consumerLatencyChart(ctx context.Context, a chartArgs) (chart, error) {
+	c := chart{title: "ACK latency", unit: "ms", hint: a.consumer.Consumer}
+	c.warnAtAckWait(s.Metrics.Latest(), a.consumer)
+	lat, err := s.Metrics.Latency(ctx, a.consumer, a.span.Range, a.points)
+	if err != nil {
+		return chart{}, err
+	}
+	if lat.Source == fleet.Estimate {
+		l := latencyLine(lat, nil)
+		l.label, l.color = "mean (est.)", "c-p95"
+		c.lines, c.note = []line{l}, "Not sampled: the mean is estimated from rates and outstanding messages."
+		return c, nil
+	}
+	for _, q := range []string{"p50", "p95", "p99"} {
+		l := latencyLine(lat, quantiles[q])
+		l.label, l.color = q, "c-"+q
+		c.lines = append(c.lines, l)
+	}
+	c.note = fmt.Sprintf("Measured by the servers; %.0f %% of the acknowledgements are sampled.", lat.Share*100)
+	return c, nil
+}
+
+// consumerColumns draws columns of one consumer.
+func (s *Server) consumerColumns(ctx context.Context, a chartArgs, c chart, cols ...[2]string) (chart, error) {
+	for i, col := range cols {
+		l, _, err := s.series(ctx, a.consumer.Entity(), col[1], a)
+		if err != nil {
+			return chart{}, fmt.Errorf("column %s: %w", col[1], err)
+		}
+		l.label, l.color = col[0], targetColor(i)
+		c.lines = append(c.lines, l)
+	}
+	return c, nil
+}
+
+func (s *Server) consumerRateChart(ctx context.Context, a chartArgs) (chart, error) {
+	return s.consumerColumns(ctx, a, chart{title: "Rates", unit: "msg/s", note: "Deliveries include redeliveries."},
+		[2]string{"arrived", fleet.ColArrived}, [2]string{"delivered", fleet.ColDelivered}, [2]string{"settled", fleet.ColAcked})
+}
+
+func (s *Server) consumerPendingChart(ctx context.Context, a chartArgs) (chart, error) {
+	return s.consumerColumns(ctx, a, chart{title: "Waiting", unit: "msgs", note: "Messages to be delivered, and delivered ones whose acknowledgement is awaited."},
+		[2]string{"pending", fleet.ColPending}, [2]string{"in flight", fleet.ColInFlight})
+}
+
+func (s *Server) consumerRedeliveredChart(ctx context.Context, a chartArgs) (chart, error) {
+	return s.consumerColumns(ctx, a, chart{title: "Outstanding redeliveries", unit: "msgs", note: "Messages now outstanding that were delivered more than once."}, [2]string{"redelivered", fleet.ColRedelivered})
+}
+
+// consumerDoc is a consumer as JSON; rates are per second.
+type consumerDoc struct {
+	Account     string       `json:"account"`
+	Stream      string       `json:"stream"`
+	Consumer    string       `json:"consumer"`
+	Leader      string       `json:"leader"`
+	Pending     uint64       `json:"pending"`
+	AckPending  int          `json:"ack_pending"`
+	Redelivered int          `json:"redelivered"`
+	Waiting     int          `json:"waiting"`
+	Arrived     float64      `json:"arrived_per_s"`
+	Delivered   float64      `json:"delivered_per_s"`
+	Acked       float64      `json:"acked_per_s"`
+	MaxPending  int          `json:"max_ack_pending"`
+	AckWaitMS   float64      `json:"ack_wait_ms"`
+	Sampled     string       `json:"sample_freq"`
+	Paused      bool         `json:"paused"`
+	Target      string       `json:"target,omitempty"` // split/target that is measured here
+	At          time.Time    `json:"measured_at"`
+	Source      fleet.Source `json:"source"`
+}
+
+func (s *Server) exportConsumers(c echo.Context, name string, rows []*consumerRow) error {
+	targets := map[fleet.ConsumerKey]string{}
+	for _, rev := range s.Control.Splits() {
+		for _, t := range rev.Split.Targets {
+			if k, ok := s.consumerOf(t); ok {
+				targets[k] = rev.Split.Name + "/" + t.Name
+			}
+		}
+	}
+	docs := make([]consumerDoc, len(rows))
+	for i, k := range rows {
+		docs[i] = consumerDoc{
+			Account: k.Account, Stream: k.Stream, Consumer: k.Consumer.Consumer, Leader: k.Leader, Pending: k.Pending, AckPending: k.AckPending, Redelivered: k.Redelivered, Waiting: k.Waiting,
+			Arrived: k.rate.Arrived, Delivered: k.rate.Delivered, Acked: k.rate.Acked, MaxPending: k.MaxAckPending, AckWaitMS: inMS(k.AckWait), Sampled: k.SampleFreq, Paused: k.Paused,
+			Target: targets[k.ConsumerKey], At: k.At.UTC(), Source: k.Source,
+		}
+	}
+	cols := []string{"account", "stream", "consumer", "leader", "pending", "ack_pending", "redelivered", "waiting", "arrived_per_s", "delivered_per_s", "acked_per_s",
+		"max_ack_pending", "ack_wait_ms", "sample_freq", "paused", "target", "measured_at", "source"}
+	return s.export(c, name, cols, func(yield func([]any) bool) {
+		for _, d := range docs {
+			if !yield([]any{d.Account, d.Stream, d.Consumer, d.Leader, d.Pending, d.AckPending, d.Redelivered, d.Waiting, d.Arrived, d.Delivered, d.Acked,
+				d.MaxPending, d.AckWaitMS, d.Sampled, d.Paused, d.Target, d.At, d.Source}) {
+				return
+			}
+		}
+	}, docs)
+}
