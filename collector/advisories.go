@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -113,6 +114,11 @@ func (p *pushed) takeAdvisory(m *nats.Msg, own bool) {
 	if !ok {
 		return
 	}
+	if s.what == "STREAM.UPDATED" || s.what == "API" && configures(a.Subject) {
+		p.mu.Lock()
+		p.reconfigured = true
+		p.mu.Unlock()
+	}
 	h.account = a.Account
 	if own {
 		h.account = ""
@@ -214,6 +220,18 @@ func (s advised) happening(a *advisory) (happening, bool) {
 			one: "Server " + a.Server + " was removed from the meta group."}, true
 	}
 	return happening{}, false
+}
+
+// configures reports whether a call of the API may have changed a consumer that
+// is there to stay. Its update is told by nothing but the call.
+func configures(subject string) bool {
+	t := strings.Split(subject, ".")
+	at := slices.Index(t, "CREATE")
+	if at < 0 || !slices.Contains(t, "CONSUMER") || at+2 >= len(t) {
+		return false
+	}
+	k := fleet.ConsumerKey{Stream: t[at+1], Consumer: t[at+2]}
+	return patternOf(&fleet.Consumer{ConsumerKey: k}) == k.Consumer
 }
 
 // percents makes hostile text safe as part of a format.

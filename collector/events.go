@@ -12,12 +12,13 @@ import (
 const maxEvents = 100
 
 // changes compares two snapshots and says what happened in between. The first
-// one makes no events: that something is there is no news.
-func changes(prev, next *fleet.Snapshot) []fleet.Event {
+// one makes no events: that something is there is no news, and neither are the
+// streams of a server that had not told of any before. toldBy are those that had.
+func changes(prev, next *fleet.Snapshot, toldBy map[string]bool) []fleet.Event {
 	if prev == nil {
 		return nil
 	}
-	e := &eventList{at: next.TakenAt}
+	e := &eventList{at: next.TakenAt, toldBy: toldBy}
 	e.servers(prev, next)
 	e.metaLeader(prev, next)
 	hosts := hostsOf(prev, next)
@@ -41,6 +42,8 @@ type eventList struct {
 	at   time.Time
 	list []fleet.Event
 	more int
+
+	toldBy map[string]bool
 }
 
 func (e *eventList) add(at time.Time, kind string, severity fleet.Severity, entity, format string, args ...any) {
@@ -203,7 +206,7 @@ func consumerAsset(c *fleet.Consumer) asset {
 }
 
 func (e *eventList) appeared(now asset, prev *fleet.Snapshot) {
-	if isNew(now.created, now.leader, prev) {
+	if (e.toldBy[now.leader] || e.toldBy[""]) && isNew(now.created, now.leader, prev) {
 		e.add(e.at, now.kind+".created", fleet.Info, now.entity, "%s was created.", now.name)
 	}
 }

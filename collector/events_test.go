@@ -10,6 +10,8 @@ import (
 	"ballast/fleet"
 )
 
+var everybody = map[string]bool{"": true, "n1": true, "n2": true, "n3": true}
+
 var t0 = time.Date(2026, 11, 24, 6, 0, 0, 0, time.UTC)
 
 func server1(name string, f func(*fleet.Server)) fleet.Server {
@@ -87,7 +89,7 @@ func TestChanges(t *testing.T) {
 			later(next)
 			c.change(next)
 			var got []string
-			for _, e := range changes(base(), next) {
+			for _, e := range changes(base(), next, everybody) {
 				got = append(got, e.Kind+" "+e.Entity)
 				if e.Text == "" || e.Severity == "" || e.At.Before(t0) || e.At.After(next.TakenAt) {
 					t.Errorf("event %+v", e)
@@ -96,7 +98,7 @@ func TestChanges(t *testing.T) {
 			if !slices.Equal(got, c.want) {
 				t.Errorf("events %q, want %q", got, c.want)
 			}
-			if got := changes(nil, next); got != nil {
+			if got := changes(nil, next, everybody); got != nil {
 				t.Errorf("first round made events: %+v", got)
 			}
 		})
@@ -112,7 +114,7 @@ func TestStormOfEventsIsBounded(t *testing.T) {
 		c.Created = t0
 		next.Consumers = append(next.Consumers, c)
 	}
-	events := changes(prev, next)
+	events := changes(prev, next, everybody)
 	if last := events[len(events)-1]; len(events) != maxEvents+1 || last.Kind != "events.omitted" || !strings.Contains(last.Text, "2900") {
 		t.Errorf("%d events, the last %+v", len(events), events[len(events)-1])
 	}

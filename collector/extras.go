@@ -12,9 +12,11 @@ import (
 )
 
 const (
-	connPage = 1024
+	// connPage is half of what a server gives by itself: it holds its locks for a
+	// page, and two thousand connections are four.
+	connPage = 512
 	// maxConnPages bounds the connections of a server that are summed to 65,536.
-	maxConnPages = 64
+	maxConnPages = 128
 	maxQueues    = 8
 )
 

@@ -67,7 +67,10 @@ type pushed struct {
 	rotated           time.Time
 	heard             map[serverKey]time.Time // servers by their own announcements
 	malformed, beyond uint64
-	dropped           map[*nats.Subscription]int
+	// reconfigured notes that somebody changed a configuration that is not worth
+	// a short-lived consumer.
+	reconfigured bool
+	dropped      map[*nats.Subscription]int
 
 	told map[[2]string]time.Time // by kind and entity; owned by the rounds
 }
@@ -119,6 +122,15 @@ func (p *pushed) add(h happening) {
 	}
 	f.happening, f.to = h, now
 	f.count++
+}
+
+// changed reports whether a configuration was changed since it was asked last.
+func (p *pushed) changed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.reconfigured
+	p.reconfigured = false
+	return was
 }
 
 func (p *pushed) bad() {

@@ -34,13 +34,13 @@ func (c *Collector) round(ctx context.Context) {
 		return
 	}
 	s := r.assemble(ctx)
-	events := append(c.told(ctx), c.pushed.unsaid(changes(c.last, &s))...)
+	events := append(c.told(ctx), c.pushed.unsaid(changes(c.last, &s, c.toldBy))...)
 	c.wantConfigs = false
-	c.stale = c.stale || slices.ContainsFunc(events, func(e fleet.Event) bool { return changesConfig[e.Kind] })
+	c.stale = c.pushed.changed() || c.stale
 	if c.stale && r.early(0) {
 		c.stale = false
 	}
-	c.last = &s
+	c.last, c.toldBy = &s, r.toldBy
 	if err := c.sink.PutSnapshot(ctx, s); err != nil && !errors.Is(err, context.Canceled) {
 		c.log.ErrorContext(ctx, "snapshot not stored", "err", err)
 	}
@@ -61,16 +61,11 @@ func (c *Collector) told(ctx context.Context) []fleet.Event {
 	return c.pushed.cut(account)
 }
 
-// changesConfig are the events after which configurations are read anew.
-var changesConfig = map[string]bool{
-	"stream.updated": true, "stream.recreated": true, "api.consumer.create": true, "api.consumer.durable.create": true,
-	"consumer.recreated": true,
-}
-
 type round struct {
 	c       *Collector
 	begun   time.Time
 	awaited map[any]bool // sources that this round waits for
+	toldBy  map[string]bool
 }
 
 // start runs work beside the rounds; what it returns is run by a round.
@@ -145,7 +140,7 @@ func (r *round) poll(ctx context.Context, e *endpoint) {
 			m.took(e, l, err)
 			if err == nil {
 				now := c.now()
-				e.putOff(now, askServer, now.Sub(begun)/bulkDuty*fastDuty)
+				e.putOff(now, askServer, now.Sub(begun))
 			}
 			r.pollAssets(ctx, e)
 			r.pollExtras(ctx, e)
@@ -186,10 +181,6 @@ type (
 	assetsOf struct{ source any }
 	extrasOf struct{ source any }
 )
-
-// fastDuty bounds the share of the time that a server spends on the small
-// answers, once it is slow at them, to 1/fastDuty.
-const fastDuty = 3
 
 // configsDue decides whether the question for streams and consumers asks for
 // their configurations too.
@@ -297,7 +288,7 @@ func (r *round) askSystem(ctx context.Context) {
 			s.took(got, err)
 			if err == nil && len(got.partial) == 0 {
 				now := r.c.now()
-				s.putOff(now, askServer, now.Sub(begun)/bulkDuty*fastDuty)
+				s.putOff(now, askServer, now.Sub(begun))
 			}
 			r.askSystemAssets(ctx)
 			r.askSystemExtras(ctx)
@@ -477,6 +468,7 @@ func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 	all := c.servers()
 	live, settling := map[string]bool{}, map[string]bool{}
 	var told []*assets
+	r.toldBy = map[string]bool{}
 	accounts := map[string]*fleet.Account{}
 	names, problems := uniqueNames(all, c.last)
 	nameOf := func(s *fleet.Server) string { return cmp.Or(names[s.ID], s.Name) }
@@ -509,6 +501,7 @@ func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 				mine = mine.renamed(row.Name)
 			}
 			told = append(told, c.inv.complete(mine))
+			r.toldBy[row.Name] = true
 			one.assets.describe(&row)
 		}
 		sumAccounts(accounts, l.accounts, one.alive)
@@ -521,6 +514,7 @@ func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 	}
 	if a := c.account.last; a != nil {
 		told = append(told, a)
+		r.toldBy[""] = true
 	}
 	c.inv.merge(told, func(name string) bool { return live[name] }, func(name string) bool { return settling[name] })
 	s.Streams = c.inv.sortedStreams()

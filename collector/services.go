@@ -133,40 +133,59 @@ type servicesFound struct {
 	over  int
 }
 
+// serviceList takes the answers to one question, each instance's once, as many
+// as are kept.
+type serviceList struct {
+	kind    string // "stats" or "info"
+	account string
+	at      time.Time
+	left    int64 // bytes
+	seen    map[fleet.Entity]bool
+	list    []fleet.Service
+	over    int
+}
+
+func newServiceList(kind, account string, at time.Time) *serviceList {
+	return &serviceList{kind: kind, account: account, at: at, left: maxServiceBytes, seen: map[fleet.Entity]bool{}}
+}
+
+func (l *serviceList) add(b []byte) (more bool) {
+	if l.left -= int64(len(b)); l.left < 0 {
+		l.over++
+		return false
+	}
+	one, err := readService(b, l.kind)
+	switch {
+	case err != nil: // nobody's loss but the pretender's
+	case l.seen[one.Entity()]:
+	case len(l.list) >= maxServices:
+		l.over++
+		return false
+	default:
+		l.seen[one.Entity()] = true
+		one.Account, one.At = l.account, l.at
+		l.list = append(l.list, one)
+	}
+	return true
+}
+
 // find asks all instances for their figures, and what they are for if about.
 func (s *services) find(ctx context.Context, account string, about bool, cost *bill) (*servicesFound, error) {
-	got := &servicesFound{}
-	take := func(kind string, q question, keep func(fleet.Service)) error {
-		left, seen := int64(maxServiceBytes), map[fleet.Entity]bool{}
-		return gather(ctx, s.nc, "$SRV."+map[string]string{"stats": "STATS", "info": "INFO"}[kind], cost.in(q), func(b []byte) bool {
-			if left -= int64(len(b)); left < 0 {
-				got.over++
-				return false
-			}
-			one, err := readService(b, kind)
-			switch {
-			case err != nil: // nobody's loss but the pretender's
-			case seen[one.Entity()]:
-			case len(seen) >= maxServices:
-				got.over++
-				return false
-			default:
-				seen[one.Entity()] = true
-				one.Account, one.At = account, s.now()
-				keep(one)
-			}
-			return true
-		})
-	}
-	if err := take("stats", askServices, func(one fleet.Service) { got.stats = append(got.stats, one) }); err != nil {
+	stats := newServiceList("stats", account, s.now())
+	if err := gather(ctx, s.nc, "$SRV.STATS", cost.in(askServices), stats.add); err != nil {
 		return nil, fmt.Errorf("ask micro services for their figures: %w", err)
 	}
+	got := &servicesFound{stats: stats.list, over: stats.over}
 	if !about || len(got.stats) == 0 {
 		return got, nil
 	}
-	got.about = map[fleet.Entity]string{}
 	// Their descriptions are no reason to lose the figures.
-	take("info", askAbout, func(one fleet.Service) { got.about[one.Entity()] = one.Description })
+	info := newServiceList("info", account, s.now())
+	gather(ctx, s.nc, "$SRV.INFO", cost.in(askAbout), info.add)
+	got.about = make(map[fleet.Entity]string, len(info.list))
+	for i := range info.list {
+		got.about[info.list[i].Entity()] = info.list[i].Description
+	}
 	return got, nil
 }
 

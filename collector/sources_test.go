@@ -97,39 +97,33 @@ func TestMicroServices(t *testing.T) {
 // An impostor cannot take up more than its share, nor another one's name.
 func TestPretendedServicesAreBounded(t *testing.T) {
 	t.Parallel()
-	srv := natstest.Server(t)
-	nc := natstest.Connect(t, srv.ClientURL())
-	answer := func(id string) []byte {
-		return fmt.Appendf(nil, `{"type":"io.nats.micro.v1.stats_response","name":"x","id":%q,"version":"1.0.0","endpoints":[{"name":"e","data":%q}]}`, id, strings.Repeat("x", 8000))
+	answer := func(id string, data int) []byte {
+		return fmt.Appendf(nil, `{"type":"io.nats.micro.v1.stats_response","name":"x","id":%q,"version":"1.0.0","endpoints":[{"name":"e","data":%q}]}`, id, strings.Repeat("x", data))
 	}
-	_, err := nc.Subscribe("$SRV.STATS", func(m *nats.Msg) {
-		m.Respond([]byte(`{"type":"io.nats.micro.v1.stats_response","name":"","id":""}`))
-		m.Respond([]byte(`[`))
-		m.Respond(answer("same"))
-		m.Respond(answer("same"))
-		for i := range 3000 {
-			m.Respond(answer(fmt.Sprint("id", i)))
+	l := newServiceList("stats", "$G", t0)
+	for _, b := range [][]byte{[]byte(`{"type":"io.nats.micro.v1.stats_response","name":"","id":""}`), []byte(`[`), answer("same", 8000), answer("same", 10)} {
+		if !l.add(b) {
+			t.Fatalf("%.80q ends the list", b)
 		}
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
-	if err := nc.Flush(); err != nil {
-		t.Fatal(err)
+	if len(l.list) != 1 || len(l.list[0].Endpoints[0].Data) != 0 {
+		t.Errorf("list %+v, want one instance without its %d bytes of data", l.list, 8000)
 	}
-	s := newServices(natstest.Connect(t, srv.ClientURL()), time.Now)
-	got, err := s.find(t.Context(), "$G", false, &bill{})
-	if err != nil {
-		t.Fatal(err)
+	n := 0
+	for ; l.add(answer(fmt.Sprint("id", n), 10)); n++ {
 	}
-	if len(got.stats) == 0 || len(got.stats) > maxServices || got.over == 0 {
-		t.Errorf("%d instances, over %d, want at most %d", len(got.stats), got.over, maxServices)
+	if len(l.list) != maxServices || l.over != 1 || n != maxServices-1 {
+		t.Errorf("%d instances, over %d, want %d and one too many", len(l.list), l.over, maxServices)
 	}
-	if len(got.stats[0].Endpoints[0].Data) != 0 {
-		t.Errorf("%d bytes of data were kept", len(got.stats[0].Endpoints[0].Data))
+	big := newServiceList("stats", "$G", t0)
+	for n = 0; big.add(answer(fmt.Sprint("id", n), 1<<20)); n++ {
 	}
-	s.took(got, nil)
-	if p := s.over; p == 0 {
+	if n != 15 || big.over != 1 {
+		t.Errorf("%d answers of 1 MiB were taken, want %d MiB together", n, maxServiceBytes>>20)
+	}
+	s := newServices(nil, time.Now)
+	s.took(&servicesFound{stats: l.list, over: l.over}, nil)
+	if len(s.list()) != maxServices || s.over == 0 {
 		t.Error("nobody is told that there were more")
 	}
 }
@@ -138,14 +132,14 @@ func TestPretendedServicesAreBounded(t *testing.T) {
 func TestAllConnectionsAreSummed(t *testing.T) {
 	t.Parallel()
 	srv := natstest.Server(t, natstest.Accounts(), natstest.Config("server_name: solo\n"))
-	const clients = 1100
+	const clients = connPage + 28
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	var failed error
 	for i := range 8 {
 		wg.Go(func() {
 			for range clients/8 + (i+1)/8*(clients%8) {
-				nc, err := nats.Connect(srv.ClientURL(), nats.UserInfo(natstest.AppUser, natstest.AppPassword))
+				nc, err := nats.Connect(srv.ClientURL(), nats.UserInfo(natstest.AppUser, natstest.AppPassword), nats.Timeout(patience))
 				mu.Lock()
 				if err != nil {
 					failed = err
@@ -301,9 +295,13 @@ func TestAgendaSpreadsAndBacksOff(t *testing.T) {
 	if !a.due(now, askServer) {
 		t.Error("a quick answer puts the next question off")
 	}
-	a.putOff(now, askServer, 2*time.Second)
-	if a.due(now.Add(19*time.Second), askServer) || !a.due(now.Add(21*time.Second), askServer) {
-		t.Error("an answer that took 2 s must rest the server for 20 s")
+	a.putOff(now, askConfigs, 2*time.Second)
+	if a.due(now.Add(19*time.Second), askConfigs) || !a.due(now.Add(21*time.Second), askConfigs) {
+		t.Error("a bulky answer that took 2 s must rest the server for 20 s")
+	}
+	a.putOff(now, askServer, 3*time.Second)
+	if a.due(now.Add(8*time.Second), askServer) || !a.due(now.Add(10*time.Second), askServer) {
+		t.Error("small answers that took 3 s must rest the server for 9 s")
 	}
 	a.putOff(now, askServer, time.Hour)
 	if !a.due(now.Add(maxBackOff+time.Second), askServer) {

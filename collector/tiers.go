@@ -68,9 +68,13 @@ func (a *agenda) take(now time.Time, interval time.Duration, qs ...question) ask
 }
 
 // putOff delays a question that took so long that it must not be asked again
-// soon, so that a server spends at most 1/bulkDuty of its time on it.
+// soon.
 func (a *agenda) putOff(now time.Time, q question, took time.Duration) {
-	if t := now.Add(min(bulkDuty*took, maxBackOff)); took > slowAnswer && t.After(a.next[q]) {
+	slow, duty := slowAnswer, time.Duration(bulkDuty)
+	if tierOf[q] == fleet.Fast {
+		slow, duty = requestTimeout, fastDuty
+	}
+	if t := now.Add(min(duty*took, maxBackOff)); took > slow && t.After(a.next[q]) {
 		a.next[q] = t
 	}
 }
@@ -88,9 +92,13 @@ func (a *agenda) putOffAll(now time.Time, what asked, took time.Duration) {
 var connOrders = []string{"pending", "msgs_to", "bytes_to"}
 
 const (
-	// slowAnswer is how long a visit may take before the server is given more
-	// rest than its tier does.
+	// slowAnswer is how long a bulky answer may take before the server is given
+	// more rest than its tier does; the small ones of a round may take
+	// requestTimeout together.
 	slowAnswer = 500 * time.Millisecond
+	// fastDuty bounds the share of the time that a server spends on the small
+	// answers, once it is slow at them, to 1/fastDuty.
+	fastDuty   = 3
 	maxBackOff = time.Minute
 )
 
