@@ -8,10 +8,10 @@ import (
 	"ballast/fleet"
 )
 
-// AdvisoriesAsOf is when the table of known defects was last compared with its
-// sources. What became known later is not in it: it can say that a version has a
-// known defect, never that it has none.
-const AdvisoriesAsOf = "2026-11-24"
+// AdvisoriesAsOf is the date of the newest advisory that the table of known
+// defects was made from. What became known later is not in it: it can say that a
+// version has a known defect, never that it has none.
+const AdvisoriesAsOf = "2026-06-29"
 
 // Advisory is a published security defect of nats-server and where it is fixed.
 type Advisory struct {

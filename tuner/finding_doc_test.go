@@ -74,8 +74,8 @@ is over it speaks again by itself.
 stream or consumer (` + "`io.nats.monitor.*`" + `, as for 'nats server check') are
 judged by STR008 and CON009; ` + "`io.nats.monitor.enabled: false`" + ` turns them off.
 
-**Known defects.** SRV007 compares versions with a table in the program, last
-compared with its sources on ` + AdvisoriesAsOf + `. It can say that a version has a
+**Known defects.** SRV007 compares versions with a table in the program that
+knows advisories up to ` + AdvisoriesAsOf + `. It can say that a version has a
 known defect, never that it has none.
 
 | code | title | severity |

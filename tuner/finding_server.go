@@ -43,7 +43,7 @@ var serverChecks = []check{
 	}, checkClock},
 	{fleet.Check{Code: "SRV007", Title: "Version has known vulnerabilities", Severity: fleet.Warning,
 		What:   "The server's version is in the range of a published advisory.",
-		Why:    "The advisories are public, and so is the way to use them. The table was read on " + AdvisoriesAsOf + "; newer advisories are not in it.",
+		Why:    "The advisories are public, and so is the way to use them. The table knows advisories up to " + AdvisoriesAsOf + "; newer ones are not in it.",
 		Remedy: "Update nats-server; read the advisory for a workaround until then.",
 	}, checkAdvisories},
 	{fleet.Check{Code: "SRV008", Title: "Server versions are mixed", Severity: fleet.Info,
@@ -222,7 +222,7 @@ func checkAdvisories(in *inspection) {
 					p.severity = fleet.Critical
 				}
 			}
-			p.text = fmt.Sprintf("Server %s runs %s, which has %s: %s. The table is of %s; later advisories are not in it.",
+			p.text = fmt.Sprintf("Server %s runs %s, which has %s: %s. The table knows advisories up to %s; later advisories are not in it.",
 				s.Name, s.Version, plural(len(hit), "known defect"), list(words), AdvisoriesAsOf)
 			return p
 		})
