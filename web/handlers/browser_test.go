@@ -16,6 +16,7 @@ import (
 func TestInARealBrowser(t *testing.T) {
 	w := newWorld()
 	w.bake()
+	w.found()
 	st := newStation(t, w)
 	for _, theme := range []string{"light", "dark"} {
 		for _, width := range []int64{1440, 390} {

@@ -421,6 +421,9 @@ func (s *Server) measureView(con *fleet.Consumer, form templates.MeasureForm) te
 			v.Last = append(v.Last, run)
 		}
 	}
+	if strings.TrimSuffix(con.SampleFreq, "%") == "100" {
+		v.Why = "The servers sample every acknowledgement of this consumer already."
+	}
 	if con.Fold != nil {
 		v.Why = "This row sums up many consumers with generated names; they are not measured one by one."
 	} else if err := s.Control.Ready(); err != nil {

@@ -35,6 +35,7 @@ func TestConsumerPage(t *testing.T) {
 	st := newSite(t, w)
 	a := st.get("/consumers/APP/ORDERS/worker-east-1").status(200)
 	a.says("consumer-status", "healthy").says("main", "ACK latency is close to ack_wait").says("main", "orders / worker-east-1").says("main", "n3").says("main", "max_ack_pending 1,000")
+	a.says("measure", "sample every acknowledgement of this consumer already")
 	if a.id("chart-consumer-latency") == nil {
 		t.Error("the latency is not drawn")
 	}

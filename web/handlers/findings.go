@@ -469,28 +469,41 @@ func (s *Server) liftFinding(c echo.Context) error {
 
 // findingDoc is a finding as JSON.
 type findingDoc struct {
-	Code             string           `json:"code"`
-	Severity         fleet.Severity   `json:"severity"`
-	Kind             fleet.Kind       `json:"kind"`
-	Key              string           `json:"key"`
-	Title            string           `json:"title"`
-	Text             string           `json:"text"`
-	Remedy           string           `json:"remedy"`
-	Command          string           `json:"command,omitempty"`
-	Since            time.Time        `json:"since"`
-	LastSeen         time.Time        `json:"last_seen"`
-	Closed           time.Time        `json:"closed,omitzero"`
-	Reopened         int              `json:"reopened"`
-	SuppressedBy     string           `json:"suppressed_by,omitempty"`
-	SuppressedUntil  time.Time        `json:"suppressed_until,omitzero"`
-	SuppressedReason string           `json:"suppressed_reason,omitempty"`
-	Evidence         []fleet.Evidence `json:"evidence"`
+	Code             string         `json:"code"`
+	Severity         fleet.Severity `json:"severity"`
+	Kind             fleet.Kind     `json:"kind"`
+	Key              string         `json:"key"`
+	Title            string         `json:"title"`
+	Text             string         `json:"text"`
+	Remedy           string         `json:"remedy"`
+	Command          string         `json:"command,omitempty"`
+	Since            time.Time      `json:"since"`
+	LastSeen         time.Time      `json:"last_seen"`
+	Closed           time.Time      `json:"closed,omitzero"`
+	Reopened         int            `json:"reopened"`
+	SuppressedBy     string         `json:"suppressed_by,omitempty"`
+	SuppressedUntil  time.Time      `json:"suppressed_until,omitzero"`
+	SuppressedReason string         `json:"suppressed_reason,omitempty"`
+	Evidence         []evidenceDoc  `json:"evidence"`
+}
+
+// evidenceDoc is a figure of a finding.
+type evidenceDoc struct {
+	Name   string       `json:"name"`
+	Value  string       `json:"value"`
+	Limit  string       `json:"limit,omitempty"`
+	Source fleet.Source `json:"source"`
+	At     time.Time    `json:"measured_at"`
 }
 
 var findingColumns = []string{"code", "severity", "kind", "key", "title", "text", "remedy", "command", "since", "last_seen", "closed", "reopened", "suppressed_by", "suppressed_until", "suppressed_reason"}
 
 func findingDocOf(f fleet.Finding) findingDoc {
+	evidence := make([]evidenceDoc, len(f.Evidence))
+	for i, e := range f.Evidence {
+		evidence[i] = evidenceDoc{e.Name, e.Value, e.Limit, e.Source, e.At}
+	}
 	return findingDoc{Code: f.Code, Severity: f.Severity, Kind: f.Kind, Key: f.Key, Title: f.Title, Text: f.Text, Remedy: f.Remedy, Command: f.Command,
 		Since: f.Since, LastSeen: f.LastSeen, Closed: f.Closed, Reopened: f.Reopened,
-		SuppressedBy: f.Suppressed.By, SuppressedUntil: f.Suppressed.Until, SuppressedReason: f.Suppressed.Reason, Evidence: f.Evidence}
+		SuppressedBy: f.Suppressed.By, SuppressedUntil: f.Suppressed.Until, SuppressedReason: f.Suppressed.Reason, Evidence: evidence}
 }
