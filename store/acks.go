@@ -469,17 +469,18 @@ func (db *DB) ackCells(ctx context.Context, id int64, lvl int, from, to int64, b
 }
 
 func (db *DB) acksBuilt(ctx context.Context) ([]int64, error) {
-	built := make([]int64, len(ackLevels))
-	for i, l := range ackLevels[1:] {
-		var err error
-		if built[i+1], err = mark(ctx, db.metrics.r, l.table); err != nil {
-			return nil, err
-		}
-	}
+	// Before the marks: a level is never built further than the finer one is
+	// found to be here.
 	db.mu.RLock()
-	built[0] = db.acks.sealed
+	sealed := db.acks.sealed
 	db.mu.RUnlock()
-	return built, nil
+	marks, err := db.marks(ctx)
+	built := make([]int64, len(ackLevels))
+	for i, l := range ackLevels {
+		built[i] = marks[l.table]
+	}
+	built[0] = sealed
+	return built, err
 }
 
 // rollUpAcks builds every coarser latency cell whose source is complete. A row

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -156,6 +157,57 @@ func BenchmarkObserve(b *testing.B) {
 			for b.Loop() {
 				if o, err := db.Observe(b.Context(), split, r); err != nil || o[0].Samples == 0 {
 					b.Fatalf("%+v, %v", o, err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkTop: the ten highest of 5,000 consumers by p99, of 2 h. The baseline
+// merges all of them.
+func BenchmarkTop(b *testing.B) {
+	c := newClock()
+	db := openTest(b, b.TempDir(), c, Options{Interval: 5 * time.Second})
+	rnd := rand.New(rand.NewPCG(25, 26))
+	// Log-normal latencies with 1.5 % of ten times as much, of consumers whose
+	// medians are log-normal as well.
+	medians := make([]float64, 5000)
+	for i := range medians {
+		medians[i] = 5e6 * math.Exp(rnd.NormFloat64())
+	}
+	for i := range 36 {
+		at := c.add(5 * time.Minute)
+		var windows []fleet.AckWindow
+		for k := range 5000 {
+			s := &sketch.Sketch{}
+			for range 200 {
+				v := medians[k] * math.Exp(0.5*rnd.NormFloat64())
+				if rnd.IntN(1000) < 15 {
+					v *= 10
+				}
+				s.Add(time.Duration(v))
+			}
+			windows = append(windows, fleet.AckWindow{From: at.Add(-290 * time.Second), To: at, Latency: s,
+				ConsumerKey: fleet.ConsumerKey{Account: "A", Stream: fmt.Sprint("S", k/10), Consumer: fmt.Sprint("C", k)}})
+		}
+		if err := db.PutAcks(b.Context(), windows); err != nil {
+			b.Fatal(err)
+		}
+		if i%2 == 0 {
+			if err := db.sealAll(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			if err := db.rollUpAcks(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	for _, n := range []int{10, 5000} {
+		b.Run(map[int]string{10: "10", 5000: "baseline all"}[n], func(b *testing.B) {
+			for b.Loop() {
+				t, err := db.Top(b.Context(), fleet.TopQuery{Quantile: 0.99, N: n, Range: fleet.Range{From: c.now().Add(-2 * time.Hour), To: c.now()}})
+				if err != nil || len(t.Rows) != n {
+					b.Fatalf("%d rows, %v", len(t.Rows), err)
 				}
 			}
 		})

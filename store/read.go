@@ -52,7 +52,11 @@ func (db *DB) blobs(ctx context.Context, table string, id, first, last int64, f 
 	}
 	keys[0] = '['
 	keys = append(keys, ']')
-	rows, err := db.metrics.r.QueryContext(ctx, manySQL(table), string(keys))
+	query, err := db.metrics.reading(ctx, manySQL(table))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", table, err)
+	}
+	rows, err := query.QueryContext(ctx, string(keys))
 	if err != nil {
 		return fmt.Errorf("read %s: %w", table, err)
 	}
@@ -239,20 +243,48 @@ func (db *DB) fold(ctx context.Context, id int64, cols []column, lvl int, from, 
 
 // builtUntil reads how far each roll-up is built.
 func (db *DB) builtUntil(ctx context.Context) ([]int64, error) {
+	marks, err := db.marks(ctx)
 	built := make([]int64, len(levels))
 	for i, l := range levels {
-		var err error
-		if built[i], err = mark(ctx, db.metrics.r, l.table); err != nil {
-			return nil, err
-		}
+		built[i] = marks[l.table]
 	}
-	return built, nil
+	return built, err
+}
+
+// marks reads all marks at once.
+func (db *DB) marks(ctx context.Context) (map[string]int64, error) {
+	query, err := db.metrics.reading(ctx, "SELECT k, v FROM mark")
+	if err != nil {
+		return nil, fmt.Errorf("read marks: %w", err)
+	}
+	rows, err := query.QueryContext(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read marks: %w", err)
+	}
+	defer rows.Close()
+	marks := make(map[string]int64, 16)
+	for rows.Next() {
+		var k string
+		var v int64
+		if err := rows.Scan(&k, &v); err != nil {
+			return nil, fmt.Errorf("read marks: %w", err)
+		}
+		marks[k] = v
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read marks: %w", err)
+	}
+	return marks, nil
 }
 
 // lives lists the epochs of an entity that were there between two times, oldest
 // first.
 func (db *DB) lives(ctx context.Context, name fleet.Entity, from, to int64) ([]int64, error) {
-	rows, err := db.metrics.r.QueryContext(ctx, livesSQL, name.Kind, name.Key, to)
+	query, err := db.metrics.reading(ctx, livesSQL)
+	if err != nil {
+		return nil, fmt.Errorf("find %s %q: %w", name.Kind, name.Key, err)
+	}
+	rows, err := query.QueryContext(ctx, name.Kind, name.Key, to)
 	if err != nil {
 		return nil, fmt.Errorf("find %s %q: %w", name.Kind, name.Key, err)
 	}

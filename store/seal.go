@@ -35,19 +35,24 @@ func init() {
 }
 
 // insertBlobs writes rows, which are in rising order of their keys.
-func insertBlobs(ctx context.Context, tx *sql.Tx, table string, rows []blobRow) error {
+func insertBlobs(ctx context.Context, tx *sql.Tx, table string, rows []blobRow, many *sql.Stmt) error {
 	args := make([]any, 0, 2*perInsert)
 	for len(rows) > 0 {
-		n := 1
-		query := insertOne[table]
-		if len(rows) >= perInsert {
-			n, query = perInsert, insertMany[table]
+		n := min(len(rows), perInsert)
+		if n < perInsert {
+			n = 1
 		}
 		args = args[:0]
 		for _, r := range rows[:n] {
 			args = append(args, r.k, r.d)
 		}
-		if _, err := tx.ExecContext(ctx, query, args...); err != nil {
+		var err error
+		if n == perInsert {
+			_, err = many.ExecContext(ctx, args...)
+		} else {
+			_, err = tx.ExecContext(ctx, insertOne[table], args...)
+		}
+		if err != nil {
 			return fmt.Errorf("write %d blobs to %s: %w", n, table, err)
 		}
 		rows = rows[n:]
@@ -65,8 +70,12 @@ func (db *DB) writeBlobs(ctx context.Context, table string, rows []blobRow, fini
 		n := min(len(rows), perTx)
 		last := n == len(rows)
 		run := context.WithoutCancel(ctx)
-		err := inTx(run, db.metrics.w, func(tx *sql.Tx) error {
-			if err := insertBlobs(run, tx, table, rows[:n]); err != nil || !last {
+		many, err := db.metrics.writing(run, insertMany[table])
+		if err != nil {
+			return fmt.Errorf("write blobs to %s: %w", table, err)
+		}
+		err = inTx(run, db.metrics.w, func(tx *sql.Tx) error {
+			if err := insertBlobs(run, tx, table, rows[:n], tx.StmtContext(run, many)); err != nil || !last {
 				return err
 			}
 			return finish(run, tx)

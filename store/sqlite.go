@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	_ "modernc.org/sqlite"
 
@@ -26,6 +27,37 @@ var migrations embed.FS
 type file struct {
 	path string
 	w, r *sql.DB
+
+	mu       sync.Mutex // guards prepared
+	prepared map[string]*sql.Stmt
+}
+
+// reading is a statement on the reading connections, parsed once for each of
+// them: for json_each that is half of a small query.
+func (f *file) reading(ctx context.Context, query string) (*sql.Stmt, error) {
+	return f.prepare(ctx, f.r, query)
+}
+
+// writing is a statement on the writing connection; see tx.StmtContext.
+func (f *file) writing(ctx context.Context, query string) (*sql.Stmt, error) {
+	return f.prepare(ctx, f.w, query)
+}
+
+func (f *file) prepare(ctx context.Context, db *sql.DB, query string) (*sql.Stmt, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s := f.prepared[query]; s != nil {
+		return s, nil
+	}
+	s, err := db.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	if f.prepared == nil {
+		f.prepared = map[string]*sql.Stmt{}
+	}
+	f.prepared[query] = s
+	return s, nil
 }
 
 const (

@@ -229,7 +229,11 @@ func (db *DB) topRows(ctx context.Context, topic, from, to, step int64, f func(s
 
 // many reads the blobs of a JSON list of keys, in its order.
 func (db *DB) many(ctx context.Context, table string, keys []byte, f func(k int64, data []byte) error) error {
-	rows, err := db.metrics.r.QueryContext(ctx, manySQL(table), string(keys))
+	query, err := db.metrics.reading(ctx, manySQL(table))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", table, err)
+	}
+	rows, err := query.QueryContext(ctx, string(keys))
 	if err != nil {
 		return fmt.Errorf("read %s: %w", table, err)
 	}
@@ -686,8 +690,30 @@ func (db *DB) mergeAcks(ctx context.Context, ids []int64, lvl int, from, to int6
 	for _, id := range ids {
 		sums[id] = &sketch.Sketch{}
 	}
-	// Everything below the last level is one query for all of them.
-	for ; lvl > 0 && from < to; lvl-- {
+	// What is in memory first: a slot that is sealed in the meantime is then not
+	// missed.
+	db.mu.RLock()
+	built[0] = db.acks.sealed
+	var inMemory []blobRow
+	for _, by := range db.acks.slots {
+		for _, id := range ids {
+			if o := by[id]; o != nil {
+				for _, c := range o.cells {
+					if c.at >= from && c.at < to {
+						inMemory = append(inMemory, blobRow{id, c.data})
+					}
+				}
+			}
+		}
+	}
+	db.mu.RUnlock()
+	for _, c := range inMemory {
+		if err := sums[c.k].MergeBinary(c.d); err != nil {
+			return nil, err
+		}
+	}
+	// Then one query a level for all of them.
+	for ; lvl >= 0 && from < to; lvl-- {
 		l := ackLevels[lvl]
 		end := min(to, built[lvl])
 		if from >= end {
@@ -715,15 +741,6 @@ func (db *DB) mergeAcks(ctx context.Context, ids []int64, lvl int, from, to int6
 			return nil, err
 		}
 		from = end
-	}
-	if from >= to {
-		return sums, nil
-	}
-	for _, id := range ids {
-		err := db.ackCells(ctx, id, 0, from, to, built, func(c ackCell) error { return sums[id].MergeBinary(c.data) })
-		if err != nil {
-			return nil, err
-		}
 	}
 	return sums, nil
 }

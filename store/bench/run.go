@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"runtime"
@@ -62,7 +63,7 @@ func newAcks(seed uint64) *acks {
 	for i := range consumers {
 		median := 0.0
 		if i%10 < 7 {
-			median = 1e6 * (1 + 50*a.rnd.Float64()*a.rnd.Float64())
+			median = 5e6 * math.Exp(a.rnd.NormFloat64())
 		}
 		a.of = append(a.of, median)
 		a.set = append(a.set, &sketch.Sketch{})
@@ -78,10 +79,10 @@ func (a *acks) windows(at time.Time) []fleet.AckWindow {
 		}
 		s := a.set[i]
 		s.Reset()
-		for range 30 {
-			v := median * (1 + 0.3*a.rnd.ExpFloat64())
-			if a.rnd.IntN(100) == 0 {
-				v *= 5
+		for range 60 {
+			v := median * math.Exp(0.5*a.rnd.NormFloat64())
+			if a.rnd.IntN(1000) < 15 {
+				v *= 10
 			}
 			s.Add(time.Duration(v))
 		}
@@ -296,7 +297,7 @@ func runTSDB(c config, jitter bool) (result, error) {
 	end := begin.Add(time.Duration(n) * every)
 	var took []time.Duration
 	rnd := rand.New(rand.NewPCG(c.seed, 9))
-	for range 200 {
+	for range 60 {
 		before := time.Now()
 		q, err := db.Querier(end.Add(-24*time.Hour).UnixMilli(), end.UnixMilli())
 		if err != nil {
