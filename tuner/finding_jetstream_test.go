@@ -23,7 +23,6 @@ import (
 // bench is a real server with JetStream, an account's connection, and the rig.
 type bench struct {
 	*rig
-	nc  *nats.Conn
 	js  jetstream.JetStream
 	ctx context.Context
 }
@@ -32,7 +31,7 @@ func newBench(t *testing.T, limits Limits, opts ...natstest.Option) *bench {
 	t.Helper()
 	srv := natstest.Server(t, append([]natstest.Option{named("one"), natstest.Accounts()}, opts...)...)
 	nc := natstest.Connect(t, srv.ClientURL(), nats.UserInfo(natstest.AppUser, natstest.AppPassword))
-	b := &bench{nc: nc, ctx: t.Context()}
+	b := &bench{ctx: t.Context()}
 	var err error
 	if b.js, err = jetstream.New(nc); err != nil {
 		t.Fatal(err)
@@ -320,11 +319,12 @@ func TestSplitChecksOnARealServer(t *testing.T) {
 
 func TestServiceChecksOnARealServer(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, Limits{})
+	srv := natstest.Server(t, named("one"), natstest.Accounts())
+	nc := natstest.Connect(t, srv.ClientURL(), nats.UserInfo(natstest.AppUser, natstest.AppPassword))
 	add := func(version, queue string) micro.Service {
-		s, err := micro.AddService(b.nc, micro.Config{Name: "billing", Version: version, QueueGroup: queue, Endpoint: &micro.EndpointConfig{
+		s, err := micro.AddService(nc, micro.Config{Name: "billing", Version: version, QueueGroup: queue, Endpoint: &micro.EndpointConfig{
 			Subject: "billing",
-			Handler: micro.HandlerFunc(func(r micro.Request) { _ = r.Error("500", "out of "+"order", nil) }),
+			Handler: micro.HandlerFunc(func(r micro.Request) { _ = r.Error("500", "out of order", nil) }),
 		}})
 		if err != nil {
 			t.Fatal(err)
@@ -334,6 +334,8 @@ func TestServiceChecksOnARealServer(t *testing.T) {
 	now := time.Now().Unix()
 	first := add("1.0.0", fmt.Sprintf("pool.%d.1", now-100))
 	second := add("1.1.0", fmt.Sprintf("pool.%d.2", now))
+	// Only now: nats.go 1.55.0 answers $SRV while AddService still writes (a data race).
+	b := newRig(t, FindingsConfig{}, collector.Config{Monitor: []string{natstest.MonitorURL(srv)}, Conn: nc})
 	b.fires("SVC002", "billing")
 	b.fires("QUE001", "service billing billing pool")
 	if err := first.Stop(); err != nil {
@@ -347,7 +349,7 @@ func TestServiceChecksOnARealServer(t *testing.T) {
 	})
 	b.rounds(5)
 	for range 60 {
-		if _, err := b.nc.Request("billing", nil, 10*time.Second); err != nil {
+		if _, err := nc.Request("billing", nil, 10*time.Second); err != nil {
 			t.Fatal(err)
 		}
 	}
