@@ -87,7 +87,13 @@ func entityURL(e fleet.Entity) string {
 	return ""
 }
 
-func entityName(e fleet.Entity) string { return cmp.Or(e.Key, "the whole system") }
+// entityName is how a thing is called where its kind does not stand beside it.
+func entityName(e fleet.Entity) string {
+	if e.Kind == fleet.KindSystem {
+		return "the whole system"
+	}
+	return cmp.Or(e.Key, "the "+string(e.Kind))
+}
 
 // findingStates are the parts of the list.
 var findingStates = []templates.Option{{Value: "", Label: "Open"}, {Value: "suppressed", Label: "Suppressed"}, {Value: "closed", Label: "Over"}}
