@@ -34,8 +34,8 @@ type entity struct {
 	first  int64   // ms, of the first look
 	at     int64   // ms, of the last look; 0: none since the start
 	last   []int64 // the last look; the memory is the entity's own
-	rate   []float64
-	rateAt int64
+	rate   [4]float64 // of the first columns, which are all that Rates needs
+	rateAt int64      // ms; 0: none
 	in     *head // the slot of block
 	block  *block
 	put    uint64 // guarded by DB.put: of its last look

@@ -144,6 +144,7 @@ type folder struct {
 	from, to int64 // of the looks that count
 	step     int64
 	cells    []cell
+	end      int64   // of the last cell
 	gaps     []int64 // buckets before which nothing was measured for too long
 
 	at, v int64 // the look before; v may be absent
@@ -151,7 +152,11 @@ type folder struct {
 }
 
 func (f *folder) cellAt(at int64) *cell {
+	if n := len(f.cells); n > 0 && at < f.end && at >= f.end-f.step {
+		return &f.cells[n-1]
+	}
 	start := floor(at, f.step)
+	f.end = start + f.step
 	if n := len(f.cells); n == 0 || f.cells[n-1].at < start {
 		f.cells = append(f.cells, cell{at: start})
 	}

@@ -199,16 +199,14 @@ func perSecond(inc, ms int64) float64 { return float64(inc) * 1000 / float64(ms)
 // look moves the entity to its newest look and computes its rates. The caller
 // holds mu.
 func (db *DB) look(e *entity, at int64, v []int64) {
-	if e.last != nil && at-e.at <= gapAfter(db.intervalMS()) {
-		if e.rate == nil {
-			e.rate = make([]float64, len(e.cols))
-		}
-		for i, c := range e.cols {
-			if c.counter {
-				e.rate[i] = 0
-				if inc, ok := increase(e.last[i], v[i]); ok {
-					e.rate[i] = perSecond(inc, at-e.at)
-				}
+	if apart := at - e.at; e.last != nil && apart > 0 && apart <= gapAfter(db.intervalMS()) {
+		for i := range min(len(e.rate), len(v)) {
+			e.rate[i] = 0
+			if !e.cols[i].counter {
+				continue
+			}
+			if inc, ok := increase(e.last[i], v[i]); ok {
+				e.rate[i] = perSecond(inc, apart)
 			}
 		}
 		e.rateAt = at
@@ -243,9 +241,8 @@ func (db *DB) presentOf(s *fleet.Snapshot, set *rowSet) *present {
 	p.rows = make([]rowRate, n)
 	gap := gapAfter(db.intervalMS())
 	for i := range set.rows[:n] {
-		if e := set.rows[i].known; e != nil && e.rate != nil && set.taken-e.rateAt <= gap {
-			p.rows[i].ok = true
-			copy(p.rows[i].v[:], e.rate)
+		if e := set.rows[i].known; e != nil && e.rateAt != 0 && set.taken-e.rateAt <= gap {
+			p.rows[i] = rowRate{true, e.rate}
 		}
 	}
 	return p
