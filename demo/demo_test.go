@@ -299,11 +299,13 @@ func TestDemo(t *testing.T) {
 		r.published(50) // those that were begun at the old pace
 		slow := r.meanLatency("worker-west-1", 100)
 		t.Logf("mean ACK latency %v, slowed four times %v", normal, slow)
-		if normal < serviceMean*8/10 || normal > 3*serviceMean {
+		// A busy machine adds to both, but a message is never acknowledged before
+		// its service time is over.
+		if normal < serviceMean*8/10 {
 			t.Errorf("mean ACK latency is %v, the mean service time is %v", normal, serviceMean)
 		}
-		if slow < 3*normal {
-			t.Errorf("mean ACK latency is %v when slowed four times, was %v", slow, normal)
+		if slow < 3*serviceMean || slow < normal {
+			t.Errorf("mean ACK latency is %v when slowed four times, was %v; the mean service time is %v", slow, normal, serviceMean)
 		}
 		if err := r.Slow("worker-west-1", 1); err != nil {
 			t.Fatal(err)

@@ -73,7 +73,7 @@ func (r *rig) divide() {
 	if _, err := kv.Put(r.t.Context(), traffic.Key("orders"), doc); err != nil {
 		r.t.Fatal(err)
 	}
-	wait.For(r.t, 10*time.Second, "the gateway to be ready", func() bool {
+	wait.For(r.t, time.Minute, "the gateway to be ready", func() bool {
 		code, _, _ := r.do(http.MethodGet, "/readyz", "", nil)
 		return code == http.StatusOK
 	})
@@ -190,7 +190,7 @@ func TestNothingToPublishTo(t *testing.T) {
 	r.srv.Shutdown()
 	r.srv.WaitForShutdown()
 	unavailable("without a server")
-	wait.For(t, 10*time.Second, "the gateway to notice", func() bool { return ready() == http.StatusServiceUnavailable })
+	wait.For(t, time.Minute, "the gateway to notice", func() bool { return ready() == http.StatusServiceUnavailable })
 	if code, _, _ := r.do(http.MethodGet, "/healthz", "", nil); code != http.StatusOK {
 		t.Errorf("without a server: /healthz %d", code)
 	}

@@ -75,7 +75,7 @@ func TestVerifierCounts(t *testing.T) {
 	put("orders.west", "run-1", 1)
 	put("orders.nobody", "run-2", 3)
 	put("orders.west", "run-4", 3)
-	wait.For(t, 10*time.Second, "four messages", func() bool { return v.Count() == 4 })
+	wait.For(t, time.Minute, "four messages", func() bool { return v.Count() == 4 })
 	report := Report{acked: []bool{true, true, true, true, false}}
 
 	got := v.Check(report)
@@ -104,7 +104,7 @@ func TestVerifierCounts(t *testing.T) {
 	if _, err := js.UpdateStream(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
-	wait.For(t, 10*time.Second, "the duplicate to be counted", func() bool {
+	wait.For(t, time.Minute, "the duplicate to be counted", func() bool {
 		put("orders.east", "run-0", 3)
 		return v.Check(report).Duplicates > 0
 	})
@@ -112,7 +112,7 @@ func TestVerifierCounts(t *testing.T) {
 	for n := 10; n < 20; n++ {
 		put("orders.west", id("run", n), 3)
 	}
-	wait.For(t, 10*time.Second, "a full window", func() bool { share, of := v.Shares(); return of == 4 && share["west"] == 100 })
+	wait.For(t, time.Minute, "a full window", func() bool { share, of := v.Shares(); return of == 4 && share["west"] == 100 })
 }
 
 // The whole way: a publisher follows a split's document, the document is
@@ -173,7 +173,7 @@ func TestChangeUnderLoad(t *testing.T) {
 	}
 	shares(80)
 	changed := put(2, orders(20, 80))
-	wait.For(t, 10*time.Second, "a message by the new weights", func() bool { _, ok := v.FirstBy(2); return ok })
+	wait.For(t, time.Minute, "a message by the new weights", func() bool { _, ok := v.FirstBy(2); return ok })
 	first, _ := v.FirstBy(2)
 	t.Logf("the first message by the new weights came after %v", first.Sub(changed))
 	v.ResetWindow()
@@ -205,7 +205,7 @@ func TestFollowSince(t *testing.T) {
 	v := NewVerifier(VerifierConfig{Run: "run", Split: orders(50, 50), Since: time.Now()})
 	put(2)
 	follow(t, v, js)
-	wait.For(t, 10*time.Second, "the message after the beginning", func() bool { return v.Count() > 0 })
+	wait.For(t, time.Minute, "the message after the beginning", func() bool { return v.Count() > 0 })
 	if got := v.Check(Report{acked: []bool{false, false, true}}); got.Delivered != 1 || len(got.Missing) != 0 {
 		t.Errorf("verdict %+v", got)
 	}
