@@ -31,12 +31,12 @@ type entity struct {
 	entityRef
 	id     int64
 	cols   []column
-	first  int64   // ms, of the first look
-	at     int64   // ms, of the last look; 0: none since the start
-	last   []int64 // the last look; the memory is the entity's own
+	first  int64      // ms, of the first look
+	at     int64      // ms, of the last look; 0: none since the start
+	last   []int64    // the last look; the memory is the entity's own
 	rate   [4]float64 // of the first columns, which are all that Rates needs
 	rateAt int64      // ms; 0: none
-	in     *head // the slot of block
+	in     *head      // the slot of block
 	block  *block
 	put    uint64 // guarded by DB.put: of its last look
 	chain  uint64 // guarded by DB.put: of the tick rows that have its last look
