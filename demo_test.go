@@ -345,7 +345,7 @@ func BenchmarkPages(b *testing.B) {
 }
 
 // pages that a newcomer opens.
-var pages = []string{"/", "/topology", "/splits", "/splits/orders", "/splits/orders/edit", "/splits/new", "/suggestions", "/journal", "/reports", "/reports/orders", "/demo"}
+var pages = []string{"/", "/topology", "/splits", "/splits/orders", "/splits/orders/edit", "/splits/new", "/suggestions", "/findings", "/consumers", "/journal", "/reports", "/reports/orders", "/demo"}
 
 // startDemo runs the demo in this process until the test ends.
 func startDemo(tb testing.TB, args ...string) runningDemo {
