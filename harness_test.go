@@ -29,6 +29,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"ballast/internal/browser"
+	"ballast/internal/ports"
 	"ballast/internal/wait"
 )
 
@@ -235,13 +236,12 @@ func certificates(tb testing.TB, dir string) {
 	}
 }
 
-// freePort asks the kernel for a port that nobody uses just now.
+// freePort is a port that nobody uses just now.
 func freePort(tb testing.TB) int {
 	tb.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	free, err := ports.Free(1)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
+	return free[0]
 }

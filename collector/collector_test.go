@@ -317,24 +317,13 @@ func TestEverySourceTellsTheSame(t *testing.T) {
 
 func TestNATSThatStartsAfterTheConsole(t *testing.T) {
 	t.Parallel()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().(*net.TCPAddr)
-	ln2, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := ln2.Addr().(*net.TCPAddr)
-	ln.Close()
-	ln2.Close()
-	nc, err := nats.Connect("nats://"+client.String(), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
+	monitor, client := freePort(t), freePort(t)
+	nc, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", client), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	url := "http://" + addr.String()
+	url := fmt.Sprintf("http://127.0.0.1:%d", monitor)
 	m := collect(t, Config{Monitor: []string{url}, Conn: nc})
 	wait.For(t, patience, "a snapshot", func() bool { return !m.latest().TakenAt.IsZero() })
 	s := m.latest()
@@ -346,7 +335,7 @@ func TestNATSThatStartsAfterTheConsole(t *testing.T) {
 			t.Errorf("problem %+v says too little", p)
 		}
 	}
-	natstest.Server(t, natstest.Tweak(func(o *server.Options) { o.HTTPPort, o.Port = addr.Port, client.Port }))
+	natstest.Server(t, natstest.Tweak(func(o *server.Options) { o.HTTPPort, o.Port = monitor, client }))
 	wait.For(t, patience, "the server", func() bool {
 		s := m.latest()
 		return len(s.Servers) == 1 && s.Servers[0].State == fleet.Healthy && len(s.Problems) == 0
@@ -535,12 +524,7 @@ accounts { APP { jetstream: enabled, users: [ { user: "poor", password: "p", per
 func TestOtherServersAreDiscovered(t *testing.T) {
 	t.Parallel()
 	noJetStream := natstest.Tweak(func(o *server.Options) { o.JetStream = false })
-	first, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := first.Addr().(*net.TCPAddr).Port
-	first.Close()
+	port := freePort(t)
 	monitor := func(host string) natstest.Option {
 		return natstest.Tweak(func(o *server.Options) { o.HTTPHost, o.HTTPPort = host, port })
 	}

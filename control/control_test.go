@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +18,7 @@ import (
 
 	"ballast/fleet"
 	"ballast/internal/natstest"
+	"ballast/internal/ports"
 	"ballast/internal/sketch"
 	"ballast/internal/wait"
 	"ballast/traffic"
@@ -883,12 +883,11 @@ func (l *flakyReplay) Replay(ctx context.Context, yield func(traffic.Entry) erro
 
 func TestConsoleComesUpBeforeNATS(t *testing.T) {
 	t.Parallel()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	free, err := ports.Free(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := ln.Addr().(*net.TCPAddr).Port
-	ln.Close()
+	port := free[0]
 	nc := natstest.Connect(t, fmt.Sprintf("nats://127.0.0.1:%d", port), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
 	c := New(Config{Conn: nc, Ledger: &memLedger{}, Observer: script(nil), Bake: always, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())

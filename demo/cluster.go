@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
-	"net"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -17,6 +15,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"ballast/internal/ports"
 )
 
 const (
@@ -59,7 +59,7 @@ func newCluster(dir string, n int, log *slog.Logger) (*cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the directory of the demo: %w", err)
 	}
-	ports, err := freePorts(3 * n)
+	free, err := ports.Free(3 * n)
 	if err != nil {
 		return nil, err
 	}
@@ -75,37 +75,12 @@ func newCluster(dir string, n int, log *slog.Logger) (*cluster, error) {
 			name: name,
 			// A kept directory holds the peers of its cluster, so each size has its own.
 			dir:       filepath.Join(dir, fmt.Sprintf("cluster-of-%d", n), name),
-			port:      ports[3*i],
-			monitor:   ports[3*i+1],
-			routePort: ports[3*i+2],
+			port:      free[3*i],
+			monitor:   free[3*i+1],
+			routePort: free[3*i+2],
 		})
 	}
 	return c, nil
-}
-
-// freePorts finds n free ports of the loopback interface below the range from
-// which systems give ports to outgoing connections: otherwise one of those
-// could take the place of a killed server before it is restarted.
-func freePorts(n int) ([]int, error) {
-	const low, high = 15000, 32000
-	var ports []int
-	for tries := 0; len(ports) < n; tries++ {
-		r, err := rand.Int(rand.Reader, big.NewInt(high-low))
-		if err != nil {
-			return nil, fmt.Errorf("choose a port: %w", err)
-		}
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", low+r.Int64()))
-		if err != nil {
-			if tries > 100*n {
-				return nil, fmt.Errorf("find %d free ports on 127.0.0.1: %w", n, err)
-			}
-			continue
-		}
-		// Kept open until all are found, so that no port is found twice.
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }
 
 func (c *cluster) clientURLs() []string {

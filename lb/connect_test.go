@@ -3,7 +3,6 @@ package lb_test
 import (
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"ballast/internal/natstest"
+	"ballast/internal/ports"
 	"ballast/internal/wait"
 	"ballast/lb"
 )
@@ -41,12 +41,11 @@ func TestBackoff(t *testing.T) {
 // An unreachable server is no error; the connection is there once the server is.
 func TestConnectWaitsForTheServer(t *testing.T) {
 	t.Parallel()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	free, err := ports.Free(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := ln.Addr().(*net.TCPAddr).Port
-	ln.Close()
+	port := free[0]
 
 	var book logBook
 	nc, err := lb.Connect(fmt.Sprintf("nats://127.0.0.1:%d", port), lb.WithName("early"), lb.WithLogger(book.logger()))

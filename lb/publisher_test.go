@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"ballast/internal/natstest"
+	"ballast/internal/ports"
 	"ballast/internal/wait"
 	"ballast/lb"
 	"ballast/traffic"
@@ -291,11 +292,12 @@ func TestPublisherSurvivesARestartedServer(t *testing.T) {
 	start := func(port int) *server.Server {
 		return natstest.Server(t, natstest.Tweak(func(o *server.Options) { o.Port, o.StoreDir = port, dir }))
 	}
-	srv := start(-1)
-	var port int
-	if _, err := fmt.Sscanf(srv.ClientURL(), "nats://127.0.0.1:%d", &port); err != nil {
+	free, err := ports.Free(1)
+	if err != nil {
 		t.Fatal(err)
 	}
+	port := free[0]
+	srv := start(port)
 	quick := nats.CustomReconnectDelay(func(int) time.Duration { return 20 * time.Millisecond })
 	nc, err := lb.Connect(srv.ClientURL(), lb.WithNATSOptions(quick))
 	if err != nil {

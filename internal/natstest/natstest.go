@@ -5,8 +5,9 @@
 package natstest
 
 import (
+	"context"
+	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -15,7 +16,9 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
+	"ballast/internal/ports"
 	"ballast/internal/wait"
 )
 
@@ -168,9 +171,12 @@ type Servers struct {
 func Cluster(tb testing.TB, n int, opts ...Option) *Servers {
 	tb.Helper()
 	c := &Servers{tb: tb, srv: make([]*server.Server, n), urls: make([]string, n), mon: make([]string, n)}
-	ports := freePorts(tb, n)
+	free, err := ports.Free(3 * n)
+	if err != nil {
+		tb.Fatal(err)
+	}
 	routes := make([]string, n)
-	for i, p := range ports {
+	for i, p := range free[:n] {
 		routes[i] = fmt.Sprintf("%q", fmt.Sprintf("nats-route://127.0.0.1:%d", p))
 	}
 	dirs := make([]string, n)
@@ -188,16 +194,16 @@ func Cluster(tb testing.TB, n int, opts ...Option) *Servers {
 		text := accounts + fmt.Sprintf(`
 server_name: "n%d"
 cluster { name: "test", listen: "127.0.0.1:%d", routes: [ %s ] }
-`, i+1, ports[i], strings.Join(routes, ", "))
+`, i+1, free[i], strings.Join(routes, ", "))
 		o := options(tb, dirs[i], append([]Option{Config(text)}, opts...))
+		// Fixed, so that a restart is found again.
+		o.Port, o.HTTPPort = free[n+2*i], free[n+2*i+1]
 		srv := start(tb, o)
-		// What the kernel chose is kept, so that a restart is found again.
-		o.Port = srv.Addr().(*net.TCPAddr).Port
-		o.HTTPPort = srv.MonitorAddr().Port
 		c.opts, c.srv[i] = append(c.opts, o), srv
 		c.urls[i], c.mon[i] = srv.ClientURL(), MonitorURL(srv)
 	}
 	c.WaitReady()
+	c.waitPlaceable()
 	return c
 }
 
@@ -279,6 +285,36 @@ func (c *Servers) WaitReady() {
 	})
 }
 
+// waitPlaceable waits until the meta leader finds room for a replicated stream. A
+// leader that was just elected has not heard of every server's store yet and
+// refuses one with "no suitable peers for placement", while all report themselves
+// healthy. Nothing but asking shows it.
+func (c *Servers) waitPlaceable() {
+	c.tb.Helper()
+	nc, err := nats.Connect(c.URLs(), c.patient(AppUser, AppPassword)...)
+	if err != nil {
+		c.tb.Fatalf("connect to %s: %v", c.URLs(), err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	const probe = "NATSTEST_PROBE"
+	wait.For(c.tb, startTimeout, "room for a replicated stream", func() bool {
+		ctx, cancel := context.WithTimeout(c.tb.Context(), 5*time.Second)
+		defer cancel()
+		_, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: probe, Storage: jetstream.MemoryStorage, Replicas: len(c.srv)})
+		return err == nil
+	})
+	wait.For(c.tb, startTimeout, "the probe to be gone", func() bool {
+		ctx, cancel := context.WithTimeout(c.tb.Context(), 5*time.Second)
+		defer cancel()
+		err := js.DeleteStream(ctx, probe)
+		return err == nil || errors.Is(err, jetstream.ErrStreamNotFound)
+	})
+}
+
 func healthy(base string) bool {
 	resp, err := http.Get(base + "/healthz")
 	if err != nil {
@@ -308,20 +344,4 @@ func (c *Servers) StreamLeader(stream string) int {
 		}
 	}
 	return -1
-}
-
-// freePorts asks the kernel for n ports. They are given back before the servers
-// listen on them: the routes must be known before the first server starts.
-func freePorts(tb testing.TB, n int) []int {
-	tb.Helper()
-	ports := make([]int, n)
-	for i := range ports {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			tb.Fatalf("find a free port: %v", err)
-		}
-		defer ln.Close() // all are held until all are known, so that they differ
-		ports[i] = ln.Addr().(*net.TCPAddr).Port
-	}
-	return ports
 }
