@@ -33,7 +33,7 @@ func TestAckSamplesAreNotLost(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- col.Run(ctx) }()
-	wait.For(t, 10*time.Second, "the first look", func() bool { return !db.Latest().TakenAt.IsZero() })
+	wait.For(t, 30*time.Second, "the first look", func() bool { return !db.Latest().TakenAt.IsZero() })
 
 	from := time.Now().Add(-2 * time.Second)
 	key := func(i int) fleet.ConsumerKey {
@@ -73,7 +73,7 @@ func TestAckSamplesAreNotLost(t *testing.T) {
 		return n
 	}
 	var n uint64
-	wait.For(t, 20*time.Second, "all samples in the store", func() bool { n = count(); return n >= events })
+	wait.For(t, 30*time.Second, "all samples in the store", func() bool { n = count(); return n >= events })
 	if n != events {
 		t.Errorf("%d samples are stored, %d were sent", n, events)
 	}

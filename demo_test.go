@@ -100,7 +100,7 @@ func TestTheWholeLoopInABrowser(t *testing.T) {
 	slowed := time.Now()
 	tab.Do("slow worker-east-1 by 8", browser.Click(`#drawer [aria-label="Slow worker-east-1 ×8"]`))
 
-	wait.For(t, 10*time.Second, "the fault in the journal", func() bool {
+	wait.For(t, 30*time.Second, "the fault in the journal", func() bool {
 		return slices.ContainsFunc(getJSON[[]traffic.Entry](t, d.url+"/journal.json"), func(e traffic.Entry) bool {
 			return e.Kind == traffic.EntryDemo && strings.Contains(e.Text, "worker-east-1")
 		})
@@ -144,7 +144,7 @@ func TestTheWholeLoopInABrowser(t *testing.T) {
 	tab.Do("approve", browser.Set("#approve-reason", "relieve worker-east-1"), browser.Click("#approve button.primary"))
 	tab.Wait("the split's page", 20*time.Second, `location.pathname === '/splits/orders'`)
 	var after splitData
-	wait.For(t, 10*time.Second, "revision 2 in force", func() bool {
+	wait.For(t, 30*time.Second, "revision 2 in force", func() bool {
 		after = d.split(t)
 		return after.Revision.Number == before.Revision.Number+1
 	})

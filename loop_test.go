@@ -47,7 +47,7 @@ func newRig(tb testing.TB, mean time.Duration, weights map[string]int) *rig {
 		Mode: traffic.Observe, Law: traffic.LawCapacity,
 	}
 	ctx := tb.Context()
-	js, err := jetstream.New(r.cluster.App(tb))
+	js, err := jetstream.New(r.cluster.App(tb), jetstream.WithDefaultTimeout(30*time.Second))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -207,7 +207,7 @@ func (r *rig) publisher(tb testing.TB) *lb.Publisher {
 func TestWeightsByFormLoseNothing(t *testing.T) {
 	r := newRig(t, 0, map[string]int{"east": 60, "west": 30, "backup": 10})
 	p := r.publisher(t)
-	js, err := jetstream.New(r.cluster.App(t))
+	js, err := jetstream.New(r.cluster.App(t), jetstream.WithDefaultTimeout(30*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}

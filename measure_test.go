@@ -27,7 +27,7 @@ func TestMeasureThisConsumer(t *testing.T) {
 	ctx := t.Context()
 	srv := natstest.Server(t)
 	nc := natstest.Connect(t, srv.ClientURL())
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(30*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}

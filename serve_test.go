@@ -161,7 +161,7 @@ func (s *separate) console(tb testing.TB, data string) *process {
 func (s *separate) orders(tb testing.TB) (*lb.Publisher, jetstream.JetStream) {
 	tb.Helper()
 	nc := s.app(tb)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(30*time.Second))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func TestServeAgainstASeparateServer(t *testing.T) {
 		t.Errorf("%d of 1,000 orders went to a, its weight is 80", toA)
 	}
 	post(t, base, "/splits/orders/apply", url.Values{"base": {"1"}, "reason": {"turn round"}, "w.a": {"20"}, "w.b": {"80"}})
-	wait.For(t, 10*time.Second, "the publisher to follow", func() bool { r, ok := p.Revision(); return ok && r.Number == 2 })
+	wait.For(t, 30*time.Second, "the publisher to follow", func() bool { r, ok := p.Revision(); return ok && r.Number == 2 })
 	if toA := publish(t, p, 1000); toA < 170 || toA > 230 {
 		t.Errorf("%d of 1,000 orders went to a, its weight is 20", toA)
 	}
@@ -286,7 +286,7 @@ func TestKilledConsole(t *testing.T) {
 	}
 	publish(t, p, 200)
 	post(t, base, "/splits/orders/apply", url.Values{"base": {"1"}, "reason": {"before the kill"}, "w.a": {"90"}, "w.b": {"10"}})
-	wait.For(t, 10*time.Second, "the publisher to follow", func() bool { r, ok := p.Revision(); return ok && r.Number == 2 })
+	wait.For(t, 30*time.Second, "the publisher to follow", func() bool { r, ok := p.Revision(); return ok && r.Number == 2 })
 	publish(t, p, 200)
 	wait.For(t, time.Minute, "samples in the store", func() bool {
 		d := getJSON[splitData](t, base+"/splits/orders.json")

@@ -206,7 +206,7 @@ func waitPhase(tb testing.TB, c *Control, id string, want traffic.Phase) traffic
 func documents(tb testing.TB, nc *nats.Conn) []jetstream.KeyValueEntry {
 	tb.Helper()
 	ctx := context.Background()
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(30*time.Second))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -325,7 +325,7 @@ func TestWholeLife(t *testing.T) {
 	if len(plan.Warn) == 0 || plan.Key != "BALLAST/split.orders" || plan.After.Number != 1 {
 		t.Errorf("Plan = %+v, want a warning that the bucket is created, and revision 1", plan)
 	}
-	js, _ := jetstream.New(nc)
+	js, _ := jetstream.New(nc, jetstream.WithDefaultTimeout(30*time.Second))
 	if _, err := js.KeyValue(context.Background(), traffic.Bucket); !errors.Is(err, jetstream.ErrBucketNotFound) {
 		t.Fatalf("the bucket after watching and a dry run: %v, want none: watching never writes", err)
 	}
@@ -783,7 +783,7 @@ func TestBucketVanishes(t *testing.T) {
 	c, _ := console(t, Config{Conn: nc, Ledger: ledger})
 	mustApply(t, c, edit(0, orders("orders", 60, 40)))
 	wait.For(t, soon, "ready", func() bool { return c.Ready() == nil && len(c.Splits()) == 1 })
-	js, _ := jetstream.New(nc)
+	js, _ := jetstream.New(nc, jetstream.WithDefaultTimeout(30*time.Second))
 	if err := js.DeleteKeyValue(context.Background(), traffic.Bucket); err != nil {
 		t.Fatal(err)
 	}
@@ -812,7 +812,7 @@ func TestHostileDocumentIsNotTakenOver(t *testing.T) {
 	c, _ := console(t, Config{Conn: nc})
 	mustApply(t, c, edit(0, orders("orders", 60, 40)))
 	wait.For(t, soon, "followed", func() bool { return c.Ready() == nil && len(c.Splits()) == 1 })
-	js, _ := jetstream.New(nc)
+	js, _ := jetstream.New(nc, jetstream.WithDefaultTimeout(30*time.Second))
 	kv, _ := js.KeyValue(context.Background(), traffic.Bucket)
 	if _, err := kv.Put(context.Background(), "split.orders", []byte(`{"v":1,"weights":"all"}`)); err != nil {
 		t.Fatal(err)

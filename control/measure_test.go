@@ -37,7 +37,7 @@ func rich(name string) jetstream.ConsumerConfig {
 
 func ordersStream(tb testing.TB, nc *nats.Conn, replicas int) jetstream.Stream {
 	tb.Helper()
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(30*time.Second))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func sameButFreq(tb testing.TB, before, after map[string]any) {
 // sampled counts how many of n acknowledgements the server samples.
 func sampled(tb testing.TB, nc *nats.Conn, k fleet.ConsumerKey, n int) (samples int, bytes int) {
 	tb.Helper()
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(30*time.Second))
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -138,7 +138,7 @@ func TestFindingsAreKeptOverARestart(t *testing.T) {
 		t.Errorf("it is there since %v, want %v as before", got, since)
 	}
 	w.until("its end", fleet.Healthy, func() bool { f, ok := w.kept(true); return ok && !f.Open() })
-	wait.For(t, 10*time.Second, "the event", func() bool { return w.told("finding.closed") == 1 })
+	wait.For(t, 30*time.Second, "the event", func() bool { return w.told("finding.closed") == 1 })
 	if n := w.told("finding.opened"); n != 1 {
 		t.Errorf("it was told %d times that it opened, want once", n)
 	}
@@ -204,5 +204,5 @@ func TestFindingsOutliveAFullDisk(t *testing.T) {
 	w.until("its end", fleet.Healthy, func() bool { return len(w.Open()) == 0 })
 	db.full.Store(false)
 	w.until("its end on record", fleet.Healthy, func() bool { f, ok := w.kept(true); return ok && !f.Open() })
-	wait.For(t, 10*time.Second, "both events", func() bool { return w.told("finding.opened") == 1 && w.told("finding.closed") == 1 })
+	wait.For(t, 30*time.Second, "both events", func() bool { return w.told("finding.opened") == 1 && w.told("finding.closed") == 1 })
 }

@@ -86,7 +86,7 @@ func start(t *testing.T, cfg Config) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.js, err = jetstream.New(r.nc); err != nil {
+	if r.js, err = jetstream.New(r.nc, jetstream.WithDefaultTimeout(30*time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	r.divide(1, Split())
@@ -110,7 +110,7 @@ func (r *rig) divide(number uint64, s traffic.Split) {
 }
 
 func (r *rig) consumer(target string) *jetstream.ConsumerInfo {
-	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(r.t.Context(), 10*time.Second)
 	defer cancel()
 	c, err := r.js.Consumer(ctx, StreamName, target)
 	if err != nil {
@@ -123,7 +123,7 @@ func (r *rig) consumer(target string) *jetstream.ConsumerInfo {
 func (r *rig) replicated() {
 	r.t.Helper()
 	wait.For(r.t, time.Minute, "all replicas of the stream to be current", func() bool {
-		ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(r.t.Context(), 10*time.Second)
 		defer cancel()
 		s, err := r.js.Stream(ctx, StreamName)
 		if err != nil {
@@ -405,7 +405,7 @@ func TestDemo(t *testing.T) {
 		}
 	})
 	// A subtest runs on a goroutine of its own, so this is asked outside.
-	wait.For(t, 10*time.Second, "the demo's goroutines to end", func() bool {
+	wait.For(t, 30*time.Second, "the demo's goroutines to end", func() bool {
 		return len(goroutines()) <= len(before)
 	})
 }
@@ -428,7 +428,7 @@ func TestStopWhileTheClusterForms(t *testing.T) {
 	if took := time.Since(begun); took > 5*time.Second {
 		t.Errorf("the demo took %v to stop", took)
 	}
-	wait.For(t, 10*time.Second, "the demo's goroutines to end", func() bool { return len(goroutines()) <= len(before) })
+	wait.For(t, 30*time.Second, "the demo's goroutines to end", func() bool { return len(goroutines()) <= len(before) })
 	if err := d.Run(t.Context()); err == nil {
 		t.Error("Run runs a second time")
 	}

@@ -31,7 +31,7 @@ func start(t testing.TB) *rig {
 	t.Helper()
 	srv := natstest.Server(t)
 	nc := natstest.Connect(t, srv.ClientURL())
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(30*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,14 +68,14 @@ func TestLoadSurvivesAKilledLeader(t *testing.T) {
 			}
 		})
 	}
-	wait.For(t, 20*time.Second, "some traffic", func() bool { return stored.Load() > 200 })
+	wait.For(t, 30*time.Second, "some traffic", func() bool { return stored.Load() > 200 })
 
 	leader := c.StreamLeader("ORDERS")
 	c.Kill(leader)
 	killed, before := time.Now(), stored.Load()
 	wait.For(t, 30*time.Second, "200 messages without the leader", func() bool { return stored.Load() >= before+200 })
 	t.Logf("200 more messages were stored %v after the leader was killed", time.Since(killed))
-	wait.For(t, 20*time.Second, "new weights without the leader", func() bool {
+	wait.For(t, 30*time.Second, "new weights without the leader", func() bool {
 		doc, err := revision(2, 2, splitOf(weights{"east": 90, "west": 10})).Marshal()
 		if err != nil {
 			t.Fatal(err)
@@ -83,12 +83,12 @@ func TestLoadSurvivesAKilledLeader(t *testing.T) {
 		_, err = kv.Put(t.Context(), "split.orders", doc)
 		return err == nil
 	})
-	wait.For(t, 20*time.Second, "the new weights", at(p, 2))
+	wait.For(t, 30*time.Second, "the new weights", at(p, 2))
 	t.Logf("new weights were in force %v after the leader was killed", time.Since(killed))
 	c.Restart(leader)
 	t.Logf("the leader was back %v after it was killed", time.Since(killed))
 	before = stored.Load()
-	wait.For(t, 20*time.Second, "200 messages more", func() bool { return stored.Load() >= before+200 })
+	wait.For(t, 30*time.Second, "200 messages more", func() bool { return stored.Load() >= before+200 })
 	stop()
 	publishers.Wait()
 

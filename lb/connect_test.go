@@ -53,10 +53,10 @@ func TestConnectWaitsForTheServer(t *testing.T) {
 		t.Fatalf("Connect to nobody = %v, want nil", err)
 	}
 	defer nc.Close()
-	wait.For(t, 10*time.Second, "a failed attempt", func() bool { return book.count("NATS is not reachable") > 0 })
+	wait.For(t, 30*time.Second, "a failed attempt", func() bool { return book.count("NATS is not reachable") > 0 })
 	natstest.Server(t, natstest.Tweak(func(o *server.Options) { o.Port = port }))
 	wait.For(t, 30*time.Second, "the connection", nc.IsConnected)
-	wait.For(t, 10*time.Second, "a word about it", func() bool { return book.count("connected to NATS") > 0 })
+	wait.For(t, 30*time.Second, "a word about it", func() bool { return book.count("connected to NATS") > 0 })
 }
 
 // A user whom the server refuses today may be known after its next reload.
@@ -71,7 +71,7 @@ func TestConnectSurvivesARefusedUser(t *testing.T) {
 		t.Fatalf("Connect = %v, want nil", err)
 	}
 	defer nc.Close()
-	wait.For(t, 10*time.Second, "five attempts", func() bool { return attempts.Load() >= 5 })
+	wait.For(t, 30*time.Second, "five attempts", func() bool { return attempts.Load() >= 5 })
 	if nc.IsClosed() {
 		t.Error("the connection gave up")
 	}
@@ -102,7 +102,7 @@ func TestConnectOptionsReachTheServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	wait.For(t, 10*time.Second, "the connection", nc.IsConnected)
+	wait.For(t, 30*time.Second, "the connection", nc.IsConnected)
 	if inbox := nc.NewInbox(); inbox[:12] != "_INBOX_shop." {
 		t.Errorf("inbox = %s, want prefix _INBOX_shop", inbox)
 	}

@@ -42,7 +42,7 @@ func revision(epoch, number uint64, s traffic.Split) traffic.Revision {
 
 func jetStream(tb testing.TB, nc *nats.Conn) jetstream.JetStream {
 	tb.Helper()
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(30*time.Second))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -155,15 +155,15 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	wait.For(t, 10*time.Second, "the orders", func() bool { return w.Stats().Processed == 20 })
+	wait.For(t, 30*time.Second, "the orders", func() bool { return w.Stats().Processed == 20 })
 	stopPublisher()
 	stopWorker()
 	if n := ours(); n > 0 {
 		t.Errorf("%d goroutines are left when Run has returned", n)
 	}
-	wait.For(t, 5*time.Second, "the end of the subscriptions", func() bool { return nc.NumSubscriptions() <= 1 }) // the client's own, for replies
+	wait.For(t, 30*time.Second, "the end of the subscriptions", func() bool { return nc.NumSubscriptions() <= 1 }) // the client's own, for replies
 	nc.Close()
-	wait.For(t, 5*time.Second, "the end of the client's goroutines", func() bool { return count("nats.go") == 0 })
+	wait.For(t, 30*time.Second, "the end of the client's goroutines", func() bool { return count("nats.go") == 0 })
 }
 
 // ours counts the goroutines that run code of package lb.

@@ -76,12 +76,12 @@ accounts { APP { jetstream: enabled, users: [
 			t.Fatal(err)
 		}
 	}
-	wait.For(t, 10*time.Second, "ten acknowledgements", func() bool { return info(t, js).AckFloor.Stream == 10 })
+	wait.For(t, 30*time.Second, "ten acknowledgements", func() bool { return info(t, js).AckFloor.Stream == 10 })
 	if _, err := reports.NextMsg(5 * time.Second); err != nil {
 		t.Errorf("worker report: %v", err)
 	}
 	put(t, kv, revision(1, 2, splitOf(weights{"west": 100})))
-	wait.For(t, 5*time.Second, "the next document", at(p, 2))
+	wait.For(t, 30*time.Second, "the next document", at(p, 2))
 	halt()
 	if n := book.count("ermissions"); n > 0 {
 		t.Errorf("%d denials:\n%s", n, book.text())

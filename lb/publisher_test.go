@@ -73,7 +73,7 @@ func TestPublisherFollowsTheDocument(t *testing.T) {
 	for n := uint64(2); n <= 50; n++ {
 		start := time.Now()
 		put(t, kv, revision(1, n, splitOf(weights{"east": int(n), "west": 100 - int(n)})))
-		wait.For(t, 5*time.Second, fmt.Sprintf("revision %d", n), at(p, n))
+		wait.For(t, 30*time.Second, fmt.Sprintf("revision %d", n), at(p, n))
 		took = append(took, time.Since(start))
 	}
 	slices.Sort(took)
@@ -130,7 +130,7 @@ func TestPublisherCountsByTarget(t *testing.T) {
 	if err := nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	wait.For(t, 5*time.Second, "the target's messages", func() bool {
+	wait.For(t, 30*time.Second, "the target's messages", func() bool {
 		n, _, err := sub.Pending()
 		return err == nil && uint64(n) == p.Stats().Sent["west"]
 	})
@@ -155,11 +155,11 @@ func TestPublisherBeforeTheFirstDocument(t *testing.T) {
 	if err := p.Ready(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("Ready = %v, want context.Canceled", err)
 	}
-	wait.For(t, 10*time.Second, "a word about the absent bucket", func() bool { return book.count("weights are not followed") > 0 })
+	wait.For(t, 30*time.Second, "a word about the absent bucket", func() bool { return book.count("weights are not followed") > 0 })
 	// The bucket comes first, the key later.
 	kv := bucket(t, jetStream(t, nc), 1)
 	put(t, kv, revision(1, 1, splitOf(weights{"east": 100})))
-	wait.For(t, 10*time.Second, "the document", at(p, 1))
+	wait.For(t, 30*time.Second, "the document", at(p, 1))
 	if n := book.count("weights are not followed"); n != 1 {
 		t.Errorf("the absent bucket was logged %d times, want once", n)
 	}
@@ -193,7 +193,7 @@ func TestPublisherUsesTheFallback(t *testing.T) {
 		t.Errorf("the fallback counts as revision %+v", rev)
 	}
 	put(t, bucket(t, jetStream(t, nc), 1), revision(1, 1, splitOf(weights{"east": 100})))
-	wait.For(t, 10*time.Second, "the document", at(p, 1))
+	wait.For(t, 30*time.Second, "the document", at(p, 1))
 	if err := p.PublishMsg(t.Context(), msg); err != nil || msg.Subject != "orders.process.east" {
 		t.Errorf("PublishMsg = %v to %q", err, msg.Subject)
 	}
@@ -242,19 +242,19 @@ func TestPublisherKeepsTheLastGoodDocument(t *testing.T) {
 	}
 	for i, b := range bad {
 		putRaw(t, kv, []byte(b.doc))
-		wait.For(t, 5*time.Second, fmt.Sprintf("the refusal of %.40q with %q", b.doc, b.says), func() bool {
+		wait.For(t, 30*time.Second, fmt.Sprintf("the refusal of %.40q with %q", b.doc, b.says), func() bool {
 			return p.Stats().Refused == uint64(i+1) && book.count(b.says) == 1
 		})
 	}
 	if err := kv.Delete(t.Context(), traffic.Key("orders")); err != nil {
 		t.Fatal(err)
 	}
-	wait.For(t, 5*time.Second, "a word about the deletion", func() bool { return book.count("was deleted") == 1 })
+	wait.For(t, 30*time.Second, "a word about the deletion", func() bool { return book.count("was deleted") == 1 })
 	if rev, ok := p.Revision(); !ok || rev.Number != 7 || rev.Split.Weights()["east"] != 60 {
 		t.Errorf("in force is %+v, want revision 7", rev)
 	}
 	putRaw(t, kv, good)
-	wait.For(t, 5*time.Second, "the good document", at(p, 8))
+	wait.For(t, 30*time.Second, "the good document", at(p, 8))
 }
 
 // A bucket that is deleted and created again is followed, though its KV
@@ -268,7 +268,7 @@ func TestPublisherSurvivesANewBucket(t *testing.T) {
 		put(t, kv, revision(1, n+1, splitOf(weights{"east": 100})))
 	}
 	p := publisher(t, nc, lb.WithResync(50*time.Millisecond))
-	wait.For(t, 5*time.Second, "revision 5", at(p, 5))
+	wait.For(t, 30*time.Second, "revision 5", at(p, 5))
 	if err := js.DeleteKeyValue(t.Context(), traffic.Bucket); err != nil {
 		t.Fatal(err)
 	}
@@ -276,13 +276,13 @@ func TestPublisherSurvivesANewBucket(t *testing.T) {
 		t.Errorf("Publish without a bucket: %v", err)
 	}
 	// The server may still be removing the old one's files.
-	wait.For(t, 10*time.Second, "the new bucket", func() bool {
+	wait.For(t, 30*time.Second, "the new bucket", func() bool {
 		var err error
 		kv, err = js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: traffic.Bucket, History: 64})
 		return err == nil
 	})
 	put(t, kv, revision(2, 6, splitOf(weights{"west": 100})))
-	wait.For(t, 20*time.Second, "the new bucket's document", at(p, 6))
+	wait.For(t, 30*time.Second, "the new bucket's document", at(p, 6))
 }
 
 // A server that goes and comes back with another document is followed.
@@ -310,7 +310,7 @@ func TestPublisherSurvivesARestartedServer(t *testing.T) {
 
 	srv.Shutdown()
 	srv.WaitForShutdown()
-	wait.For(t, 10*time.Second, "the loss of the connection", func() bool { return !nc.IsConnected() })
+	wait.For(t, 30*time.Second, "the loss of the connection", func() bool { return !nc.IsConnected() })
 	if err := p.Publish(t.Context(), nil); err != nil {
 		t.Errorf("Publish into the reconnect buffer: %v", err)
 	}
@@ -321,7 +321,7 @@ func TestPublisherSurvivesARestartedServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, kv, revision(1, 2, splitOf(weights{"west": 100})))
-	wait.For(t, 20*time.Second, "the new document", at(p, 2))
+	wait.For(t, 30*time.Second, "the new document", at(p, 2))
 }
 
 func TestPublisherRunEndsWithTheConnection(t *testing.T) {

@@ -158,7 +158,7 @@ func TestWorkerBoundsItsConcurrency(t *testing.T) {
 	cfg.Concurrency = 4
 	w := worker(t, nc, cfg)
 	running(t, "worker", w.Run)
-	wait.For(t, 20*time.Second, "200 acknowledgements", func() bool {
+	wait.For(t, 30*time.Second, "200 acknowledgements", func() bool {
 		if inFlight := w.Stats().InFlight; inFlight > 4 {
 			t.Fatalf("%d messages are in flight, want at most 4", inFlight)
 		}
@@ -171,7 +171,7 @@ func TestWorkerBoundsItsConcurrency(t *testing.T) {
 	if orders, handled := l.counts(); orders != 200 || handled != 200 {
 		t.Errorf("%d orders were handled %d times, want 200 once", orders, handled)
 	}
-	wait.For(t, 5*time.Second, "the counts", func() bool { s := w.Stats(); return s.Processed == 200 && s.Failed == 0 && s.InFlight == 0 })
+	wait.For(t, 30*time.Second, "the counts", func() bool { s := w.Stats(); return s.Processed == 200 && s.Failed == 0 && s.InFlight == 0 })
 }
 
 func TestWorkerAsksForRedeliveryOfWhatFailed(t *testing.T) {
@@ -198,11 +198,11 @@ func TestWorkerAsksForRedeliveryOfWhatFailed(t *testing.T) {
 	w := worker(t, nc, cfg)
 	running(t, "worker", w.Run)
 	publishOrders(t, js, 0, 20)
-	wait.For(t, 20*time.Second, "every order's second try", func() bool { return redelivered.Load() == 20 })
+	wait.For(t, 30*time.Second, "every order's second try", func() bool { return redelivered.Load() == 20 })
 	if s := w.Stats(); s.Processed != 40 || s.Failed != 20 {
 		t.Errorf("Stats = %+v, want 40 processed and 20 failed", s)
 	}
-	wait.For(t, 5*time.Second, "the acknowledgements", func() bool { return info(t, js).AckFloor.Stream == 20 })
+	wait.For(t, 30*time.Second, "the acknowledgements", func() bool { return info(t, js).AckFloor.Stream == 20 })
 }
 
 // Ten stops under load: nothing is lost, and nothing had to be redelivered.
@@ -231,18 +231,18 @@ func TestWorkerStopsInOrder(t *testing.T) {
 		halt := running(t, "worker", w.Run)
 		publishOrders(t, js, next, next+300)
 		next += 300
-		wait.For(t, 20*time.Second, "some work", func() bool { return w.Stats().Processed >= 50 })
+		wait.For(t, 30*time.Second, "some work", func() bool { return w.Stats().Processed >= 50 })
 		halt()
 		if s := w.Stats(); s.InFlight != 0 {
 			t.Errorf("after Run %d messages are in flight", s.InFlight)
 		}
 		// Acknowledgements are one-way; the server may still be at the last of them.
-		wait.For(t, 5*time.Second, "the last acknowledgements", func() bool { return info(t, js).NumAckPending == 0 })
+		wait.For(t, 30*time.Second, "the last acknowledgements", func() bool { return info(t, js).NumAckPending == 0 })
 	}
 	cfg := config(func(_ context.Context, msg jetstream.Msg) error { l.add(msg); return nil })
 	cfg.Concurrency = 8
 	running(t, "last worker", worker(t, nc, cfg).Run)
-	wait.For(t, 20*time.Second, "the rest", func() bool { i := info(t, js); return i.NumPending == 0 && i.NumAckPending == 0 })
+	wait.For(t, 30*time.Second, "the rest", func() bool { i := info(t, js); return i.NumPending == 0 && i.NumAckPending == 0 })
 	orders, handled := l.counts()
 	t.Logf("10 stops: %d orders published, %d handled, %d handler runs, %d redelivered", next, orders, handled, redelivered.Load())
 	if orders != next || handled != next || redelivered.Load() != 0 {
@@ -261,7 +261,7 @@ func TestWorkerCutsHandlersOffAfterTheDrainTime(t *testing.T) {
 	cfg.Drain = 50 * time.Millisecond
 	w := worker(t, nc, cfg)
 	halt := running(t, "slow worker", w.Run)
-	wait.For(t, 10*time.Second, "three busy handlers", func() bool { return w.Stats().InFlight == 3 })
+	wait.For(t, 30*time.Second, "three busy handlers", func() bool { return w.Stats().InFlight == 3 })
 	halt()
 	var l ledger
 	quick := config(func(_ context.Context, msg jetstream.Msg) error { l.add(msg); return nil })
@@ -278,18 +278,18 @@ func TestWorkerWaitsForItsConsumer(t *testing.T) {
 	cfg := config(func(_ context.Context, msg jetstream.Msg) error { l.add(msg); return nil })
 	cfg.Log = book.logger()
 	running(t, "worker", worker(t, nc, cfg).Run)
-	wait.For(t, 10*time.Second, "a word about the missing stream", func() bool { return book.count("no messages can be fetched") > 0 })
+	wait.For(t, 30*time.Second, "a word about the missing stream", func() bool { return book.count("no messages can be fetched") > 0 })
 	ordersStream(t, js, 1)
 	eastConsumer(t, js, ackWait)
 	publishOrders(t, js, 0, 10)
-	wait.For(t, 20*time.Second, "ten orders", func() bool { n, _ := l.counts(); return n == 10 })
+	wait.For(t, 30*time.Second, "ten orders", func() bool { n, _ := l.counts(); return n == 10 })
 	// It survives that its consumer is deleted and created again.
 	if err := js.DeleteConsumer(t.Context(), "ORDERS", "east"); err != nil {
 		t.Fatal(err)
 	}
 	publishOrders(t, js, 10, 20)
 	eastConsumer(t, js, ackWait)
-	wait.For(t, 20*time.Second, "twenty orders", func() bool { n, _ := l.counts(); return n == 20 })
+	wait.For(t, 30*time.Second, "twenty orders", func() bool { n, _ := l.counts(); return n == 20 })
 }
 
 func TestWorkerReports(t *testing.T) {
@@ -312,7 +312,7 @@ func TestWorkerReports(t *testing.T) {
 	w := worker(t, nc, cfg)
 	halt := running(t, "worker", w.Run)
 	publishOrders(t, js, 0, 100)
-	wait.For(t, 20*time.Second, "100 orders", func() bool { return w.Stats().Processed == 100 })
+	wait.For(t, 30*time.Second, "100 orders", func() bool { return w.Stats().Processed == 100 })
 	halt()
 
 	var processed, failed uint64
@@ -378,7 +378,7 @@ func TestWorkerKeepsAckTimeHonest(t *testing.T) {
 		w := worker(t, nc, cfg)
 		publishOrders(t, js, from, from+n) // all are there before the first is taken
 		halt := running(t, "worker", w.Run)
-		wait.For(t, 20*time.Second, "the orders", func() bool { return w.Stats().Processed == n })
+		wait.For(t, 30*time.Second, "the orders", func() bool { return w.Stats().Processed == n })
 		halt()
 		for range n {
 			msg, err := acks.NextMsg(5 * time.Second)

@@ -29,7 +29,7 @@ func orders(east, west int) traffic.Split {
 func stream(t *testing.T) (*nats.Conn, jetstream.JetStream) {
 	t.Helper()
 	nc := natstest.Connect(t, natstest.Server(t).ClientURL())
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(30*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -286,7 +286,7 @@ func TestSuperCluster(t *testing.T) {
 	if err := sys.PublishRequest("$SYS.REQ.SERVER.PING.VARZ", inbox, nil); err != nil {
 		t.Fatal(err)
 	}
-	wait.For(t, 20*time.Second, "an answer of all servers", func() bool {
+	wait.For(t, 30*time.Second, "an answer of all servers", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		for _, s := range b.Servers {
@@ -388,7 +388,7 @@ func TestServersDieWithAKilledBed(t *testing.T) {
 	if err != nil || len(pids) != 1 {
 		t.Fatalf("processes %v, %v", pids, err)
 	}
-	wait.For(t, 10*time.Second, "the end of the servers", func() bool { return !slices.ContainsFunc(pids, alive) })
+	wait.For(t, 30*time.Second, "the end of the servers", func() bool { return !slices.ContainsFunc(pids, alive) })
 }
 
 func TestRunEndsWhenAServerDies(t *testing.T) {
@@ -396,7 +396,7 @@ func TestRunEndsWhenAServerDies(t *testing.T) {
 	b := start(t, Config{Size: Small, Streams: 2, Consumers: 2, Connections: 2, Rate: 50})
 	done := make(chan error, 1)
 	go func() { done <- b.Run(t.Context()) }()
-	wait.For(t, 20*time.Second, "the workload", func() bool { return b.Work().Acknowledged > 5 })
+	wait.For(t, 30*time.Second, "the workload", func() bool { return b.Work().Acknowledged > 5 })
 	if err := syscall.Kill(b.PIDs()[0], syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}

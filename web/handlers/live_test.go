@@ -32,7 +32,7 @@ func newStation(tb testing.TB, w *world) *station {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	wait.For(tb, 5*time.Second, "the hub to run", func() bool { s.hub.mu.Lock(); defer s.hub.mu.Unlock(); return s.hub.running })
+	wait.For(tb, 30*time.Second, "the hub to run", func() bool { s.hub.mu.Lock(); defer s.hub.mu.Unlock(); return s.hub.running })
 	srv := httptest.NewServer(s.Handler())
 	tb.Cleanup(func() {
 		cancel()
@@ -253,13 +253,13 @@ func TestAStreamEndsWithItsViewerAndWithTheConsole(t *testing.T) {
 	st := newStation(t, newWorld())
 	gone, stays := st.listen(t, "frame", ""), st.listen(t, "frame", "")
 	count := func() int { st.s.hub.mu.Lock(); defer st.s.hub.mu.Unlock(); return len(st.s.hub.viewers) }
-	wait.For(t, 5*time.Second, "two viewers", func() bool { return count() == 2 })
+	wait.For(t, 30*time.Second, "two viewers", func() bool { return count() == 2 })
 	gone.cancel()
-	wait.For(t, 5*time.Second, "the viewer that left to be gone", func() bool { return count() == 1 })
+	wait.For(t, 30*time.Second, "the viewer that left to be gone", func() bool { return count() == 1 })
 	st.stop()
 	for _, _, open := stays.next(); open; _, _, open = stays.next() {
 	}
-	wait.For(t, 5*time.Second, "all to be gone", func() bool { return count() == 0 })
+	wait.For(t, 30*time.Second, "all to be gone", func() bool { return count() == 0 })
 	if l := st.listen(t, "frame", ""); l.resp.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("after the end /live = %d", l.resp.StatusCode)
 	}
