@@ -32,14 +32,17 @@ type Snapshot struct {
 	Gateways  []Gateway
 	Leafs     []Leaf
 	Accounts  []Account
-	Streams   []Stream   // one row per stream, as its leader reports it
-	Consumers []Consumer // one row per consumer, as its leader reports it
-	Conns     []Conn     // the busiest connections, at most a few hundred
-	ConnSums  []ConnSum  // all connections, by server and account; refreshed about once a minute
-	Services  []Service  // instances of micro services, by name and id
-	Expected  int        // servers that ever announced themselves; more than answered means some are missing
-	Problems  []Problem  // what could not be read in this round
-	Cost      Cost       // what this round took
+	Streams   []Stream     // one row per stream, as its leader reports it
+	Consumers []Consumer   // one row per consumer, as its leader reports it
+	Conns     []Conn       // the busiest connections, at most a few hundred
+	ConnSums  []ConnSum    // all connections, by server and account; refreshed about once a minute
+	Services  []Service    // instances of micro services, by name and id
+	Expected  int          // servers that ever announced themselves; more than answered means some are missing
+	Problems  []Problem    // what could not be read in this round
+	Cost      Cost         // what this round took
+	Queues    []QueueGroup // by account, subject and queue; refreshed about once a minute
+	QueuesCut QueuesCut
+	Intake    Intake // of the servers' samples of acknowledgements
 }
 
 // Problem is a source that did not answer; the figures it would have brought
@@ -282,7 +285,11 @@ type Consumer struct {
 	Metadata       map[string]string
 	Limits         *Thresholds // its owner's, from Metadata; nil: none
 	Durable        bool
-	Inactive       time.Duration // it is removed after so long without interest; 0: never
+	Inactive       time.Duration   // it is removed after so long without interest; 0: never
+	Backoff        []time.Duration // waits between deliveries, instead of AckWait; nil: none
+	// Misfit says why the samples of its acknowledgements cannot all be the
+	// servers' own: any client of the account can send such. "" if they fit.
+	Misfit string
 	// Fold is set on a row that sums up many consumers with generated names. Its
 	// name is no consumer's: nothing can be asked of it or set on it.
 	Fold   *Fold

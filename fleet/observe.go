@@ -16,6 +16,9 @@ type AckWindow struct {
 	From, To    time.Time
 	Latency     *sketch.Sketch
 	Redelivered uint64 // samples of a message delivered more than once
+	// Passed counts samples that came and are not in Latency, because there were
+	// too many at once; they were left out evenly.
+	Passed uint64
 }
 
 // WorkerReport is what one worker process of the client library says of itself
