@@ -109,6 +109,7 @@ type Collector struct {
 	earlyAt     time.Time                // when they were last
 	stale       bool                     // a configuration was changed since they were read
 	folds       *folds
+	queues      queues
 	needAccount bool // the account's own JetStream API has something to add
 
 	// foldedIn tells the windows which row a short-lived consumer is summed in.

@@ -26,6 +26,9 @@ type extras struct {
 	internals *fleet.Internals
 	conns     []fleet.ConnSum
 	cut       bool // there are more connections than were summed
+	queues    []queueSub
+	queuesAt  time.Time // zero: never read
+	queuesCut bool      // there are more queue subscriptions than were read
 	took      time.Duration
 }
 
@@ -206,7 +209,11 @@ func (m *monitor) pollExtras(ctx context.Context, e endpoint, what asked, cost *
 		x.internals = in
 	}
 	if what[askAllConns] {
-		sums := newConnSums(e.last.server.ID, begun)
+		sums, subs := newConnSums(e.last.server.ID, begun), newQueueSubs(e.last.server.ID)
+		detail := ""
+		if e.last.server.Subs <= maxSubsAsked {
+			detail = "&subs=detail"
+		}
 		cost.in(askAllConns)
 		total := 1
 		for page := 0; page*connPage < total; page++ {
@@ -214,16 +221,17 @@ func (m *monitor) pollExtras(ctx context.Context, e endpoint, what asked, cost *
 				x.cut = true
 				break
 			}
-			path := fmt.Sprintf("/connz?auth=1&limit=%d&offset=%d", connPage, page*connPage)
+			path := fmt.Sprintf("/connz?auth=1&limit=%d&offset=%d%s", connPage, page*connPage, detail)
 			err := m.get(ctx, e, path, bulkTimeout, cost, func(d *json.Decoder) error {
-				var z connz
+				var z subbedConnz
 				err := d.Decode(&z)
 				if len(z.Conns) == 0 {
 					total = 0
 				} else {
 					total = z.Total
 				}
-				sums.add(&z)
+				sums.add(z.plain())
+				subs.add(&z)
 				return err
 			})
 			if err != nil {
@@ -231,6 +239,7 @@ func (m *monitor) pollExtras(ctx context.Context, e endpoint, what asked, cost *
 			}
 		}
 		x.conns = sums.list()
+		x.setQueues(subs, begun, detail != "")
 	}
 	x.took = m.now().Sub(begun)
 	return x, nil
@@ -276,9 +285,13 @@ func (a systemAsk) gatherExtras(ctx context.Context, of map[string]fleet.Server,
 	}
 	if what[askAllConns] {
 		cost.in(askAllConns)
-		sums := map[string]*connSums{}
-		for id := range of {
-			sums[id] = newConnSums(id, begun)
+		sums, subs := map[string]*connSums{}, map[string]*queueSubs{}
+		// One question goes to all servers alike: if the list of one is too long,
+		// it is asked of none.
+		detail := true
+		for id, srv := range of {
+			sums[id], subs[id] = newConnSums(id, begun), newQueueSubs(id)
+			detail = detail && srv.Subs <= maxSubsAsked
 		}
 		more := true
 		for page := 0; more; page++ {
@@ -290,13 +303,17 @@ func (a systemAsk) gatherExtras(ctx context.Context, of map[string]fleet.Server,
 			}
 			more = false
 			options := map[string]any{"auth": true, "limit": connPage, "offset": page * connPage}
+			if detail {
+				options["subscriptions_detail"] = true
+			}
 			err := a.each(ctx, "CONNZ", options, n, n, cost, func(id string, d *json.Decoder) error {
-				var z connz
+				var z subbedConnz
 				if err := d.Decode(&z); err != nil {
 					return err
 				}
 				if s := sums[id]; s != nil {
-					s.add(&z)
+					s.add(z.plain())
+					subs[id].add(&z)
 					more = more || len(z.Conns) > 0 && (page+1)*connPage < z.Total
 				}
 				return nil
@@ -307,6 +324,9 @@ func (a systemAsk) gatherExtras(ctx context.Context, of map[string]fleet.Server,
 		}
 		for id, s := range sums {
 			got[id].conns = s.list()
+			if detail || of[id].Subs > maxSubsAsked {
+				got[id].setQueues(subs[id], begun, detail)
+			}
 		}
 	}
 	took := a.now().Sub(begun)
@@ -314,6 +334,12 @@ func (a systemAsk) gatherExtras(ctx context.Context, of map[string]fleet.Server,
 		x.took = took
 	}
 	return got, nil
+}
+
+// setQueues keeps the queue subscriptions that were read; asked is false when
+// there are too many subscriptions to ask for them.
+func (x *extras) setQueues(subs *queueSubs, at time.Time, asked bool) {
+	x.queues, x.queuesAt, x.queuesCut = slices.Clip(subs.list), at, subs.cut || !asked
 }
 
 // after joins what was asked for now with what was known before.
@@ -326,6 +352,7 @@ func (x *extras) after(old *extras, what asked) *extras {
 	}
 	if !what[askAllConns] {
 		x.conns, x.cut = old.conns, old.cut
+		x.queues, x.queuesAt, x.queuesCut = old.queues, old.queuesAt, old.queuesCut
 	}
 	return x
 }

@@ -526,6 +526,7 @@ func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 		s.Accounts = append(s.Accounts, *a)
 	}
 	s.Services = c.services.list()
+	s.Queues, s.QueuesCut = c.queues.update(all, nameOf)
 	sortSnapshot(&s)
 	s.Expected = max(len(s.Servers)+c.pushed.missing(s.Servers), c.system.active)
 	problems = append(problems, c.problems(&s)...)
