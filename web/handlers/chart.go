@@ -140,11 +140,16 @@ func (s *Server) splitOf(name string) (traffic.Revision, error) {
 
 // consumerOf finds the consumer at which a target is measured.
 func (s *Server) consumerOf(t traffic.Target) (fleet.ConsumerKey, bool) {
+	return consumerAt(s.Metrics.Latest(), t)
+}
+
+func consumerAt(snap *fleet.Snapshot, t traffic.Target) (fleet.ConsumerKey, bool) {
 	if t.Observe == nil {
 		return fleet.ConsumerKey{}, false
 	}
 	k := fleet.ConsumerKey{Account: t.Observe.Account, Stream: t.Observe.Stream, Consumer: t.Observe.Consumer}
-	for _, c := range s.Metrics.Latest().Consumers {
+	for i := range snap.Consumers {
+		c := &snap.Consumers[i]
 		if c.Stream == k.Stream && c.Consumer == k.Consumer && (k.Account == "" || k.Account == c.Account) {
 			return c.ConsumerKey, true
 		}

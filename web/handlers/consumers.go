@@ -243,13 +243,7 @@ func consumerGone(k fleet.ConsumerKey) error {
 }
 
 func (s *Server) consumer(k fleet.ConsumerKey) *fleet.Consumer {
-	cs := s.Metrics.Latest().Consumers
-	for i := range cs {
-		if cs[i].ConsumerKey == k {
-			return &cs[i]
-		}
-	}
-	return nil
+	return consumerNamed(s.Metrics.Latest(), k)
 }
 
 func (s *Server) showConsumer(c echo.Context) error {

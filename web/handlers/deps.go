@@ -25,6 +25,9 @@ type Metrics interface {
 	// Slots gives each key a number that it keeps for ever, so that nothing on
 	// the topology jumps when something else comes or goes.
 	Slots(ctx context.Context, keys []string) (map[string]int, error)
+	// SnapshotAt is the system as it was recorded at a past moment, and its rates
+	// then, both shared and never changed; NotFound when nothing is.
+	SnapshotAt(ctx context.Context, at time.Time) (*fleet.Snapshot, *fleet.Rates, error)
 }
 
 // Journal is the record of what was decided.

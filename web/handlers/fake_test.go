@@ -451,6 +451,34 @@ func (w *world) Slots(_ context.Context, keys []string) (map[string]int, error) 
 	return out, w.metricsErr
 }
 
+// SnapshotAt knows the hour before the fixture's time.
+func (w *world) SnapshotAt(_ context.Context, at time.Time) (*fleet.Snapshot, *fleet.Rates, error) {
+	if w.metricsErr != nil {
+		return nil, nil, w.metricsErr
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if at.Before(epoch.Add(-time.Hour)) {
+		return nil, nil, &fleet.Error{Kind: fleet.NotFound, Msg: "Nothing is recorded of that moment"}
+	}
+	d := at.Add(-600 * time.Millisecond).Sub(w.snap.TakenAt)
+	s := *w.snap
+	s.TakenAt = s.TakenAt.Add(d)
+	s.Servers, s.Streams, s.Consumers = slices.Clone(s.Servers), slices.Clone(s.Streams), slices.Clone(s.Consumers)
+	for i := range s.Servers {
+		s.Servers[i].At, s.Servers[i].Now = s.Servers[i].At.Add(d), s.Servers[i].Now.Add(d)
+	}
+	for i := range s.Streams {
+		s.Streams[i].At = s.Streams[i].At.Add(d)
+	}
+	for i := range s.Consumers {
+		s.Consumers[i].At, s.Consumers[i].Pending = s.Consumers[i].At.Add(d), s.Consumers[i].Pending+7
+	}
+	r := *w.rates
+	r.At = s.TakenAt
+	return &s, &r, nil
+}
+
 // Journal
 
 func (w *world) Entries(_ context.Context, f traffic.EntryFilter) ([]traffic.Entry, error) {

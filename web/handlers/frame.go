@@ -37,7 +37,7 @@ func (s *Server) bareFrame(c echo.Context, title string) templates.Frame {
 		Theme: themeOf(r), Path: r.URL.RequestURI(), Build: s.build,
 		Nav:    s.nav(""),
 		Crumbs: []templates.Crumb{{Name: s.System, URL: "/"}, {Name: title}},
-		Age:    s.age(), Demo: s.Demo != nil,
+		Age:    s.age(), Demo: s.Demo != nil, Travel: s.travelView(c),
 		Assets: templates.Assets{
 			CSS: static.URL("app.css"), App: static.URL("app.js"), HTMX: static.URL("htmx.js"),
 			Plot: static.URL("uplot.js"), Icon: static.URL("icon.svg"), Font: static.URL("inter.woff2"),
@@ -129,6 +129,9 @@ func (s *Server) age() templates.Age {
 // alerts are the messages above every page.
 func (s *Server) alerts() []templates.Alert {
 	var out []templates.Alert
+	if s.present != nil { // nothing is to be done there
+		return nil
+	}
 	if err := s.Control.Ready(); err != nil {
 		f := fault(err)
 		out = append(out, templates.Alert{ID: "alert-ready", Tone: "warn", Title: "Nothing can be applied now.", Text: f.Title, Hint: f.Hint})
@@ -254,7 +257,7 @@ func parseTime(v string, empty time.Time) (time.Time, error) {
 	if ms, err := strconv.ParseInt(v, 10, 64); err == nil {
 		return time.UnixMilli(ms), nil
 	}
-	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04", "2006-01-02"} {
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
 		if t, err := time.Parse(layout, v); err == nil {
 			return t, nil
 		}

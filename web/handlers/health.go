@@ -76,13 +76,3 @@ func (s *Server) getReady(c echo.Context) error {
 	c.Response().Header().Set(echo.HeaderCacheControl, "no-store")
 	return c.JSONPretty(status, doc, " ")
 }
-
-// measuredRoutes are the URLs that only show: map, charts, reports, exports,
-// health and metrics.
-func measuredRoutes(s *Server, e *echo.Echo) {
-	metricsRoutes(s, e)
-	healthRoutes(s, e)
-	topologyRoutes(s, e)
-	chartRoutes(s, e)
-	reportRoutes(s, e)
-}

@@ -269,7 +269,11 @@ func TestEveryLinkOfThePagesLeadsSomewhere(t *testing.T) {
 				continue
 			}
 			seen[u] = true
-			if a := st.get(strings.Split(u, "#")[0]); a.Code != http.StatusOK {
+			a := st.get(strings.Split(u, "#")[0])
+			if a.Code == http.StatusNotFound && has(n, "data-at-own") {
+				continue // what the page is about was not there then
+			}
+			if a.Code != http.StatusOK {
 				t.Errorf("%s links to %s, which answers %d", p, u, a.Code)
 			}
 		}

@@ -38,7 +38,11 @@ func render(c echo.Context, status int, part templ.Component) error {
 	if err := part.Render(c.Request().Context(), buf); err != nil {
 		return fmt.Errorf("render %s: %w", c.Request().URL.Path, err)
 	}
-	return c.HTMLBlob(status, buf.Bytes())
+	page := buf.Bytes()
+	if at := momentOf(c); !at.IsZero() {
+		page = keepMoment(page, at)
+	}
+	return c.HTMLBlob(status, page)
 }
 
 // markup renders a component to bytes, for the live streams.
@@ -127,6 +131,9 @@ func (s *Server) fail(err error, c echo.Context) {
 		werr = render(c, f.Status, templates.ErrorPart(f))
 	default:
 		fr := s.bareFrame(c, f.Title)
+		if s.present == nil {
+			fr.Travel = nil // what there is not now has no past here
+		}
 		werr = render(c, f.Status, templates.ErrorPage(fr, f))
 	}
 	if werr != nil && r.Context().Err() == nil {

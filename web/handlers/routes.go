@@ -14,14 +14,23 @@ func (s *Server) routes(e *echo.Echo) {
 	e.GET("/favicon.ico", func(c echo.Context) error { return c.Redirect(http.StatusFound, static.URL("icon.svg")) })
 	e.GET("/live", s.live)
 	e.POST("/theme", s.setTheme)
+	demoRoutes(s, e)
+	metricsRoutes(s, e)
+	healthRoutes(s, e)
+	s.pages(e)
+}
+
+// pages are the URLs that show what is watched: now, or with ?at= as it was.
+func (s *Server) pages(e *echo.Echo) {
 	overviewRoutes(s, e)
 	splitRoutes(s, e)
 	suggestionRoutes(s, e)
 	journalRoutes(s, e)
 	findingRoutes(s, e)
 	consumerRoutes(s, e)
-	demoRoutes(s, e)
-	measuredRoutes(s, e)
+	topologyRoutes(s, e)
+	chartRoutes(s, e)
+	reportRoutes(s, e)
 }
 
 // page adds a page's URL together with its .json and .csv twins, which the

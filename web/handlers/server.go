@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -36,6 +37,12 @@ type Server struct {
 	handler  http.Handler
 	hub      *hub
 	build    string // of the assets and the program
+
+	past atomic.Pointer[Server] // of the moment that was looked at last
+
+	// Of a console at a past moment; see past.go.
+	moment  time.Time // zero is now
+	present *Server   // nil for the console of now
 }
 
 // New builds the server and starts nothing: Handler answers requests, Run feeds
@@ -75,6 +82,7 @@ func New(d Deps) *Server {
 		limitTime,
 	)
 	s.routes(e)
+	e.Use(s.travel)
 
 	cross := http.NewCrossOriginProtection()
 	cross.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

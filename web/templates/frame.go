@@ -24,6 +24,18 @@ type Frame struct {
 	Age     Age
 	Alerts  []Alert // above every page: bakes that are watched, a freeze
 	Demo    bool    // the drawer with the demo's faults is there
+	Travel  *Travel // to other moments; nil where that leads nowhere
+}
+
+// Travel leads from a page to how it was at other moments.
+type Travel struct {
+	At, Exact      string // the moment that is shown, "" is now
+	Milliseconds   string // the same
+	Earlier, Later []Choice
+	Now            string // URL of the page as it is now
+	Path           string // of the form that goes to any moment
+	Keep           []Hidden
+	Value          string // of the form's field
 }
 
 // Assets are the URLs of what the page loads.

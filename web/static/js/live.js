@@ -9,7 +9,8 @@ const attrs = new Set(['stroke-dasharray', 'stroke-width', 'width', 'height', 'x
 let state = live ? 'wait' : 'none'; // wait, on, lost, held, evicted
 let at = +pill?.dataset.at || 0, skew = (+pill?.dataset.now || Date.now()) - Date.now();
 const limit = +pill?.dataset.limit || 4000;
-const now = () => Date.now() + skew;
+const past = +document.body.dataset.past || 0; // a page about the past: its clock stands still
+const now = () => past || Date.now() + skew;
 
 const span = ms => { const s = Math.max(0, Math.floor(ms / 1000)); return s < 60 ? s + ' s' : s < 3600 ? Math.floor(s / 60) + ' min' : s < 172800 ? Math.floor(s / 3600) + ' h' : Math.floor(s / 86400) + ' d'; };
 const put = (el, t) => { if (el.textContent !== t) el.textContent = t; };
