@@ -120,9 +120,14 @@ func (db *DB) PutAcks(ctx context.Context, windows []fleet.AckWindow) error {
 					list[i].id = e.id
 				}
 			}
-			slot, data := encodeAcks(list)
-			_, err := tx.ExecContext(ctx, "INSERT INTO acks(slot, d) VALUES (?, ?)", slot, data)
-			return err
+			for rest := list; len(rest) > 0; {
+				slot, n, data := encodeAcks(rest)
+				if _, err := tx.ExecContext(ctx, "INSERT INTO acks(slot, d) VALUES (?, ?)", slot, data); err != nil {
+					return err
+				}
+				rest = rest[n:]
+			}
+			return nil
 		})
 		if err != nil {
 			return db.refused(fmt.Errorf("record %d ACK windows: %w", len(list), err))
@@ -190,10 +195,15 @@ func (b *ackBuffer) add(key fleet.ConsumerKey, w ackWindow) error {
 
 const acksVersion = 1
 
-// encodeAcks writes a journal row and returns the latest slot in it.
-func encodeAcks(list []ackWindow) (slot int64, data []byte) {
+// encodeAcks writes a journal row of the first n windows, as many as are well
+// below what is read back, and returns the latest slot in it.
+func encodeAcks(list []ackWindow) (slot int64, n int, data []byte) {
 	b := []byte{acksVersion}
 	for _, w := range list {
+		if len(b) > maxRow/4 {
+			break
+		}
+		n++
 		slot = max(slot, floor(w.from, ackLevels[0].span))
 		b = binary.AppendUvarint(b, uint64(w.id))
 		b = binary.AppendUvarint(b, zig(w.from))
@@ -202,11 +212,11 @@ func encodeAcks(list []ackWindow) (slot int64, data []byte) {
 		b = binary.AppendUvarint(b, uint64(len(w.data)))
 		b = append(b, w.data...)
 	}
-	return slot, s2.Encode(nil, b)
+	return slot, n, s2.Encode(nil, b)
 }
 
 func decodeAcks(data []byte) ([]ackWindow, error) {
-	raw, err := s2.Decode(nil, data)
+	raw, err := inflate(data)
 	if err != nil {
 		return nil, err
 	}
@@ -220,7 +230,9 @@ func decodeAcks(data []byte) ([]ackWindow, error) {
 		w.to = w.from + d.varint()
 		w.redelivered = d.uvarint()
 		w.data = d.bytes(d.uvarint())
-		list = append(list, w)
+		if d.err == nil {
+			list = append(list, w)
+		}
 	}
 	return list, d.err
 }

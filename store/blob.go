@@ -207,7 +207,7 @@ func decodeBlock(data []byte, l layouts, want []column, start int64) (chunk, err
 		return chunk{}, err
 	}
 	c := chunk{interval: int64(d.uvarint())}
-	n := d.count()
+	n := d.looks()
 	if d.err != nil {
 		return chunk{}, d.err
 	}
@@ -377,7 +377,7 @@ func decodeCells(data []byte, l layouts, want []column, start, step int64) ([][]
 	if err != nil {
 		return nil, err
 	}
-	n := d.count()
+	n := d.looks()
 	if d.err != nil {
 		return nil, d.err
 	}

@@ -241,6 +241,20 @@ func (d *decoder) count() int {
 	return int(n)
 }
 
+// maxLooks in one blob: the slot of ten minutes at ten looks a second has 6,000.
+const maxLooks = 1 << 16
+
+// looks reads a number of looks, for which the caller makes room before it has
+// seen any: a blob of few bytes must not take much memory.
+func (d *decoder) looks() int {
+	n := d.count()
+	if n > maxLooks {
+		d.fail()
+		return 0
+	}
+	return n
+}
+
 // column fills out.
 func (d *decoder) column(out []int64) {
 	if len(out) == 0 || d.err != nil {

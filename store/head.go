@@ -155,10 +155,27 @@ func appendVarint(b []byte, u uint64) []byte {
 	return binary.AppendUvarint(b, u)
 }
 
+// maxRow bounds a journal row when it is not compressed; a look at 50,000 series
+// takes some hundred KiB.
+const maxRow = 64 << 20
+
+// inflate reads a compressed journal row. Its length stands in front, and is not
+// believed before it is known to be one that was written.
+func inflate(data []byte) ([]byte, error) {
+	n, err := s2.DecodedLen(data)
+	if err == nil && n > maxRow {
+		err = errCorrupt
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s2.Decode(nil, data)
+}
+
 // decodeTick calls f with each look of a tick row; carried holds the values from
 // row to row, by entity.
 func (db *DB) decodeTick(data []byte, ts int64, carried map[int64][]int64, f func(layout, id, at int64, v []int64) error) error {
-	raw, err := s2.Decode(nil, data)
+	raw, err := inflate(data)
 	if err != nil {
 		return err
 	}
