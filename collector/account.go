@@ -92,6 +92,8 @@ type page struct {
 		Config  streamConfig `json:"config"`
 		State   streamState  `json:"state"`
 		Cluster *raftGroup   `json:"cluster"`
+		Mirror  *origin      `json:"mirror"`
+		Origins []origin     `json:"sources"`
 	} `json:"streams"`
 	Consumers []consumerDetail `json:"consumers"`
 }
@@ -132,7 +134,7 @@ func (p *page) addTo(out *assets, account, stream string) int {
 				continue
 			}
 			out.addStream(fleet.StreamKey{Account: account, Stream: s.Config.Name},
-				&streamDetail{Name: s.Config.Name, Created: s.Created, Cluster: s.Cluster, Config: s.Config, State: s.State}, fleet.API)
+				&streamDetail{Name: s.Config.Name, Created: s.Created, Cluster: s.Cluster, Config: s.Config, State: s.State, Mirror: s.Mirror, Origins: s.Origins}, fleet.API)
 		}
 		// Their leaders did not answer: they exist, without figures.
 		for _, missing := range p.Missing {

@@ -252,12 +252,26 @@ func (a *assets) addStream(k fleet.StreamKey, s *streamDetail, source fleet.Sour
 		Messages: s.State.Messages, Bytes: s.State.Bytes, FirstSeq: s.State.FirstSeq, LastSeq: s.State.LastSeq,
 		LastTime: s.State.LastTime.Time, Consumers: s.State.Consumers,
 		MaxBytes: s.Config.MaxBytes, MaxMsgs: s.Config.MaxMsgs, PerSubject: s.Config.PerSubject, MaxAge: s.Config.MaxAge, Metadata: s.Config.Metadata,
-		Limits: fleet.ThresholdsOf(s.Config.Metadata), At: a.at, Source: source,
+		Limits: fleet.ThresholdsOf(s.Config.Metadata), Distinct: s.State.Subjects, At: a.at, Source: source,
+	}
+	if s.Mirror != nil {
+		row.Mirror = new(s.Mirror.seen())
+	}
+	for _, o := range s.Origins {
+		row.Origins = append(row.Origins, o.seen())
 	}
 	if s.Cluster != nil {
 		row.Peers = replicas(s.Cluster.Replicas)
 	}
 	a.streams = append(a.streams, row)
+}
+
+func (o origin) seen() fleet.Origin {
+	out := fleet.Origin{Name: clipped(o.Name, 256), Lag: o.Lag, Active: o.Active}
+	if o.Error != nil {
+		out.Error = clipped(o.Error.Description, 256)
+	}
+	return out
 }
 
 func (a *assets) addConsumer(k fleet.ConsumerKey, c *consumerDetail, source fleet.Source) {
@@ -280,10 +294,13 @@ func (a *assets) addConsumer(k fleet.ConsumerKey, c *consumerDetail, source flee
 		AckPending: c.AckPending, Redelivered: c.Redelivered, Pending: c.Pending, Waiting: c.Waiting,
 		Paused: c.Paused, Push: c.Config.DeliverSubject != "", Metadata: c.Config.Metadata,
 		Limits: fleet.ThresholdsOf(c.Config.Metadata), Durable: c.Config.Durable != "", Inactive: c.Config.Inactive,
-		At: a.at, Source: source,
+		Priority: c.Config.Priority, At: a.at, Source: source,
 	}
 	if c.Cluster != nil {
 		row.Peers = replicas(c.Cluster.Replicas)
+	}
+	for _, g := range c.Groups {
+		row.Groups = append(row.Groups, fleet.PriorityGroup{Name: clipped(g.Name, 64), Pinned: clipped(g.Pinned, 64)})
 	}
 	a.consumers = append(a.consumers, row)
 }
@@ -367,7 +384,7 @@ func (inv *inventory) complete(a *assets) *assets {
 		old := inv.consumers[c.ConsumerKey]
 		c.FilterSubjects, c.AckPolicy, c.AckWait, c.MaxDeliver = old.FilterSubjects, old.AckPolicy, old.AckWait, old.MaxDeliver
 		c.MaxAckPending, c.SampleFreq, c.Push, c.Metadata = old.MaxAckPending, old.SampleFreq, old.Push, old.Metadata
-		c.Limits, c.Durable, c.Inactive = old.Limits, old.Durable, old.Inactive
+		c.Limits, c.Durable, c.Inactive, c.Priority = old.Limits, old.Durable, old.Inactive, old.Priority
 	}
 	return &full
 }

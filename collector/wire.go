@@ -207,6 +207,18 @@ type streamDetail struct {
 	Cluster *raftGroup
 	Config  streamConfig
 	State   streamState
+	Mirror  *origin
+	Origins []origin
+}
+
+// origin is what a stream copies.
+type origin struct {
+	Name   string        `json:"name"`
+	Lag    uint64        `json:"lag"`
+	Active time.Duration `json:"active"`
+	Error  *struct {
+		Description string `json:"description"`
+	} `json:"error"`
 }
 
 type streamConfig struct {
@@ -230,6 +242,7 @@ type streamState struct {
 	LastSeq   uint64 `json:"last_seq"`
 	LastTime  wtime  `json:"last_ts"`
 	Consumers int    `json:"consumer_count"`
+	Subjects  int    `json:"num_subjects"`
 }
 
 type consumerDetail struct {
@@ -245,6 +258,10 @@ type consumerDetail struct {
 	Pending     uint64         `json:"num_pending"`
 	Cluster     *raftGroup     `json:"cluster"`
 	Paused      bool           `json:"paused"`
+	Groups      []struct {
+		Name   string `json:"group"`
+		Pinned string `json:"pinned_client_id"`
+	} `json:"priority_groups"`
 }
 
 type consumerConfig struct {
@@ -258,6 +275,7 @@ type consumerConfig struct {
 	SampleFreq     string            `json:"sample_freq"`
 	MaxAckPending  int               `json:"max_ack_pending"`
 	DeliverSubject string            `json:"deliver_subject"`
+	Priority       string            `json:"priority_policy"`
 	Metadata       map[string]string `json:"metadata"`
 }
 
@@ -396,6 +414,10 @@ func readStream(d *json.Decoder, account string, sink jszSink) error {
 			return d.Decode(&s.Config)
 		case "state":
 			return d.Decode(&s.State)
+		case "mirror":
+			return d.Decode(&s.Mirror)
+		case "sources":
+			return d.Decode(&s.Origins)
 		case "consumer_detail":
 			return array(d, func() error {
 				var c consumerDetail

@@ -250,8 +250,19 @@ type Stream struct {
 	MaxAge     time.Duration
 	Metadata   map[string]string
 	Limits     *Thresholds // its owner's, from Metadata; nil: none
+	Distinct   int         // subjects that messages are held of
+	Mirror     *Origin     // of what it is a copy; nil: of nothing
+	Origins    []Origin    // streams that it takes messages from besides its subjects
 	At         time.Time
 	Source     Source
+}
+
+// Origin is a stream that another one copies, as the leader of the copy sees it.
+type Origin struct {
+	Name   string
+	Lag    uint64        // messages that are not copied yet
+	Active time.Duration // since it was last heard; negative: never
+	Error  string        // why it cannot be read; "" if it can
 }
 
 // ConsumerKey names a consumer; it is comparable.
@@ -287,6 +298,8 @@ type Consumer struct {
 	Durable        bool
 	Inactive       time.Duration   // it is removed after so long without interest; 0: never
 	Backoff        []time.Duration // waits between deliveries, instead of AckWait; nil: none
+	Priority       string          // policy of its priority groups, e.g. "pinned_client"; "" is none
+	Groups         []PriorityGroup // as its leader tells of them
 	// Misfit says why the samples of its acknowledgements cannot all be the
 	// servers' own: any client of the account can send such. "" if they fit.
 	Misfit string
@@ -295,6 +308,12 @@ type Consumer struct {
 	Fold   *Fold
 	At     time.Time
 	Source Source
+}
+
+// PriorityGroup is one of a consumer's priority groups.
+type PriorityGroup struct {
+	Name   string
+	Pinned string // ID of the client that gets all messages; "" while there is none
 }
 
 // Sampled reports whether the servers measure this consumer's acknowledgements.
