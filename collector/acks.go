@@ -33,27 +33,45 @@ type acks struct {
 	// Samples that were not counted since the last trouble call.
 	malformed, overflow uint64
 	dropped             int // by the client library, as last seen
+	sampler             sampler
+	counted, passed     uint64       // samples in all
+	unjudged            int          // samples since the queue was looked at
+	shown               fleet.Intake // of the last snapshot
 }
 
 type ackFold struct {
 	latency     sketch.Sketch
 	redelivered uint64
+	came        uint64
 }
 
 func newAcks(now func() time.Time) *acks {
-	return &acks{now: now, from: now(), folds: map[string]*ackFold{}}
+	return &acks{now: now, from: now(), folds: map[string]*ackFold{}, sampler: newSampler()}
 }
 
-// take counts one sample.
+// lookAfter is how many samples come between two looks at the clock and the
+// queue.
+const lookAfter = 256
+
+// take counts one sample, or passes it over when there are too many: of each
+// consumer the first of a window is counted, and then one of every few.
 func (a *acks) take(m *nats.Msg) {
-	s, err := parseAck(m.Data)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.unjudged++; a.unjudged >= lookAfter {
+		a.look()
+	}
+	f := a.folds[m.Subject]
+	if f != nil && a.sampler.every > 1 && f.came%uint64(a.sampler.every) != 0 {
+		f.came++
+		a.passed++
+		return
+	}
+	s, err := parseAck(m.Data)
 	if err != nil {
 		a.malformed++
 		return
 	}
-	f := a.folds[m.Subject]
 	if f == nil {
 		if _, ok := ackConsumer(m.Subject); !ok {
 			a.malformed++
@@ -66,23 +84,52 @@ func (a *acks) take(m *nats.Msg) {
 		f = &ackFold{}
 		a.folds[m.Subject] = f
 	}
+	f.came++
+	a.counted++
 	f.latency.Add(s.latency)
 	if s.deliveries > 1 {
 		f.redelivered++
 	}
 }
 
+// look judges the queue before the intake; a.mu is held.
+func (a *acks) look() {
+	a.unjudged = 0
+	a.sampler.judge(a.now(), waitingFor(a.sub), droppedBy(a.sub))
+}
+
+// intake tells how the samples were taken in since it was asked last, and what
+// is to be told of it.
+func (a *acks) intake() (fleet.Intake, []fleet.Event) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.look()
+	now := fleet.Intake{
+		At: a.now(), Every: a.sampler.every, Since: a.sampler.since, Counted: a.counted, Passed: a.passed,
+		Dropped: uint64(droppedBy(a.sub)), Waiting: waitingFor(a.sub),
+	}
+	before := a.shown
+	if span := now.At.Sub(before.At); !before.At.IsZero() && span > 0 {
+		came := now.Counted + now.Passed + now.Dropped - before.Counted - before.Passed - before.Dropped
+		now.PerSecond = float64(came) / span.Seconds()
+	}
+	a.shown = now
+	return now, said(&before, &now)
+}
+
 // cut ends the window at to and returns what it measured, without the name of
 // the account.
 func (a *acks) cut(to time.Time) []fleet.AckWindow {
 	a.mu.Lock()
+	a.look()
 	from, folds := a.from, a.folds
 	a.from, a.folds = to, make(map[string]*ackFold, len(folds))
 	a.mu.Unlock()
 	out := make([]fleet.AckWindow, 0, len(folds))
 	for subject, f := range folds {
 		k, _ := ackConsumer(subject)
-		out = append(out, fleet.AckWindow{ConsumerKey: k, From: from, To: to, Latency: &f.latency, Redelivered: f.redelivered})
+		out = append(out, fleet.AckWindow{ConsumerKey: k, From: from, To: to, Latency: &f.latency, Redelivered: f.redelivered,
+			Passed: f.came - f.latency.Count()})
 	}
 	return out
 }
@@ -111,6 +158,18 @@ func droppedBy(s *nats.Subscription) int {
 		return 0
 	}
 	n, err := s.Dropped()
+	if err != nil {
+		return 0 // unsubscribed
+	}
+	return n
+}
+
+// waitingFor is how many messages wait for a handler.
+func waitingFor(s *nats.Subscription) int {
+	if s == nil {
+		return 0
+	}
+	n, _, err := s.Pending()
 	if err != nil {
 		return 0 // unsubscribed
 	}

@@ -189,7 +189,7 @@ func (c *Collector) listen(ctx context.Context) (stop func()) {
 		}
 		s, err := nc.Subscribe(subject, f)
 		if err == nil {
-			err = s.SetPendingLimits(1<<16, 32<<20)
+			err = s.SetPendingLimits(maxWaiting, maxWaitingBytes)
 		}
 		if err != nil {
 			c.log.ErrorContext(ctx, "not subscribed", "subject", subject, "err", err)

@@ -116,6 +116,11 @@ func run(t *testing.T, cfg Config, sink Sink) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return runIt(t, c)
+}
+
+func runIt(t testing.TB, c *Collector) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()

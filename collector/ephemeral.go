@@ -334,6 +334,7 @@ func foldWindows(windows []fleet.AckWindow, of map[fleet.ConsumerKey]string) []f
 		if i, again := sums[w.ConsumerKey]; again {
 			out[i].Latency.Merge(w.Latency)
 			out[i].Redelivered += w.Redelivered
+			out[i].Passed += w.Passed
 			continue
 		}
 		sums[w.ConsumerKey] = len(out)

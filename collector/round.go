@@ -34,7 +34,8 @@ func (c *Collector) round(ctx context.Context) {
 		return
 	}
 	s := r.assemble(ctx)
-	events := append(c.told(ctx), c.pushed.unsaid(changes(c.last, &s, c.toldBy))...)
+	events := append(c.told(ctx), r.news...)
+	events = append(events, c.pushed.unsaid(changes(c.last, &s, c.toldBy))...)
 	c.wantConfigs = false
 	c.stale = c.pushed.changed() || c.stale
 	if c.stale && r.early(0) {
@@ -66,6 +67,7 @@ type round struct {
 	begun   time.Time
 	awaited map[any]bool // sources that this round waits for
 	toldBy  map[string]bool
+	news    []fleet.Event // found while the snapshot was put together
 }
 
 // start runs work beside the rounds; what it returns is run by a round.
@@ -528,6 +530,7 @@ func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 	s.Services = c.services.list()
 	s.Queues, s.QueuesCut = c.queues.update(all, nameOf)
 	sortSnapshot(&s)
+	s.Intake, r.news = c.acks.intake()
 	s.Expected = max(len(s.Servers)+c.pushed.missing(s.Servers), c.system.active)
 	problems = append(problems, c.problems(&s)...)
 	s.Problems = c.dated(ctx, problems)
@@ -722,6 +725,10 @@ func (c *Collector) problems(s *fleet.Snapshot) []fleet.Problem {
 	}
 	for _, what := range c.pushed.trouble() {
 		add("events", what, "What happened meanwhile is seen by comparing the rounds only.")
+	}
+	if in := s.Intake; !in.Whole() {
+		add("account", fmt.Sprintf("1 of %d acknowledgement samples of each consumer is counted since %s: they come faster than they can be counted.",
+			in.Every, in.Since.UTC().Format("15:04:05 UTC")), "Lower sample_freq of the busiest consumers, or give Ballast more processor time.")
 	}
 	for _, what := range append(c.acks.trouble(), c.reports.trouble()...) {
 		add("account", what, "Lower sample_freq of the busiest consumers, or give Ballast more processor time.")
