@@ -58,6 +58,11 @@ var consumerChecks = []check{
 		Why:    "A pause ends by itself only at its time, which may be far off, and looks like a consumer without workers.",
 		Remedy: "Resume it when the reason for the pause is gone.",
 	}, checkPaused},
+	{fleet.Check{Code: "CON011", Title: "ACK samples do not fit", Severity: fleet.Warning,
+		What:   "The samples of the consumer's acknowledgements do not fit what its leader counts.",
+		Why:    "Any client of the account can send such samples. Suggestions must not rest on figures that somebody made up, so its latency is judged by nothing as long as this lasts.",
+		Remedy: "Take the permission to publish to $JS.EVENT.METRIC.CONSUMER.ACK.> from the account's users.",
+	}, checkMisfit},
 }
 
 func (in *inspection) eachConsumer(f func(e fleet.Entity, c *fleet.Consumer)) {
@@ -125,7 +130,9 @@ func checkRedeliveries(in *inspection) {
 func checkAckWait(in *inspection) {
 	for k, l := range in.look.Latency {
 		c := in.consumers[k]
-		if c == nil || c.AckWait <= 0 || l.Source != fleet.AckSample || l.Total == nil || l.Total.Count() < in.lim.Samples {
+		// A sum over many consumers has no one's latency, and samples that anybody
+		// may have sent say nothing of this one's.
+		if c == nil || c.Fold != nil || c.Misfit != "" || c.AckWait <= 0 || l.Source != fleet.AckSample || l.Total == nil || l.Total.Count() < in.lim.Samples {
 			continue
 		}
 		p99 := l.Total.Quantile(0.99)
@@ -133,7 +140,7 @@ func checkAckWait(in *inspection) {
 		in.judge(k.Entity(), l.Last, r >= in.lim.AckWait, func() proof {
 			p := proof{
 				text:    fmt.Sprintf("The p99 ACK latency of consumer %s is %s: p99 is %s of ack_wait, %s.", c.Consumer, short(p99), percent(r), short(c.AckWait)),
-				command: about(fmt.Sprintf("nats consumer edit --wait %s", (c.AckWait*3).Round(time.Second)), c.Stream, c.Consumer), source: fleet.AckSample,
+				command: longerWait(c), source: fleet.AckSample,
 				evidence: figures(figure("p99 ACK latency", short(p99), short(time.Duration(in.lim.AckWait*float64(c.AckWait))), ""), figure("samples", number(float64(l.Total.Count())), "", "")),
 			}
 			if r >= 0.9 {
@@ -142,6 +149,15 @@ func checkAckWait(in *inspection) {
 			return p
 		})
 	}
+}
+
+// longerWait gives a consumer three times the time. With a backoff the server
+// takes ack_wait from its first step, so that changing it alone does nothing.
+func longerWait(c *fleet.Consumer) string {
+	if len(c.Backoff) > 0 {
+		return about("nats consumer edit", c.Stream, c.Consumer)
+	}
+	return about(fmt.Sprintf("nats consumer edit --wait %s", max(c.AckWait*3, time.Second).Round(time.Second)), c.Stream, c.Consumer)
 }
 
 func checkAckPending(in *inspection) {
@@ -218,7 +234,7 @@ func checkConsumerReplicas(in *inspection) {
 			in.good(e, c.At)
 			return
 		}
-		in.replicas(e, c.At, c.Peers, "consumer "+c.Consumer, consumerInfo(c), c.Source)
+		in.replicas(e, c.At, c.Peers, c.Source, func() (string, string) { return "consumer " + c.Consumer, consumerInfo(c) })
 	})
 }
 
@@ -237,7 +253,38 @@ func checkConsumerOwner(in *inspection) {
 		now := in.clock(c.Leader, c.At)
 		b.older("last-delivery-critical", now.Sub(newest(c.Created, c.LastDelivery)), l.LastDelivery)
 		b.older("last-ack-critical", now.Sub(newest(c.Created, c.LastAck)), l.LastAck)
+		if l.Pinned {
+			b.pinned(c)
+		}
 		in.owners(e, c.At, b, command("nats", "server", "check", "consumer", "--stream="+c.Stream, "--consumer="+c.Consumer), c.Source)
+	})
+}
+
+// pinned wants a client for every priority group of a consumer that pins them.
+func (b *breaches) pinned(c *fleet.Consumer) {
+	n := 0
+	for _, g := range c.Groups {
+		if g.Pinned != "" {
+			n++
+		}
+	}
+	switch {
+	case c.Priority != "pinned_client" || len(c.Groups) == 0:
+		b.add("pinned", "no group that pins a client", "true", "")
+	case n < len(c.Groups):
+		b.add("pinned", fmt.Sprintf("%d of %s", n, plural(len(c.Groups), "group")), "true", "")
+	}
+}
+
+func checkMisfit(in *inspection) {
+	in.eachConsumer(func(e fleet.Entity, c *fleet.Consumer) {
+		in.judge(e, c.At, c.Misfit != "", func() proof {
+			return proof{
+				text:    fmt.Sprintf("The samples of consumer %s cannot all be the servers' own: %s", c.Consumer, clip(c.Misfit, 300)),
+				command: consumerInfo(c), source: fleet.AckSample,
+				evidence: figures(figure("samples", clip(c.Misfit, 300), "those of the servers", "")),
+			}
+		})
 	})
 }
 

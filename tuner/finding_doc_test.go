@@ -3,8 +3,10 @@ package tuner
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -83,6 +85,15 @@ known defect, never that it has none.
 `)
 	for _, c := range Checks() {
 		fmt.Fprintf(&b, "| [%s](#%s) | %s | %s |\n", c.Code, strings.ToLower(c.Code), c.Title, c.Severity)
+	}
+	b.WriteString("\n**What shows it.** Every check was made to fire and to clear on real servers by the tests of the findings engine")
+	if len(syntheticOnly) == 0 {
+		b.WriteString(".\n")
+	} else {
+		b.WriteString(",\nexcept for these, which are shown by synthetic looks only:\n\n")
+		for _, code := range slices.Sorted(maps.Keys(syntheticOnly)) {
+			fmt.Fprintf(&b, "- %s: %s\n", code, syntheticOnly[code])
+		}
 	}
 	for _, c := range Checks() {
 		fmt.Fprintf(&b, "\n## %s\n\n**%s** (%s). %s\n\n*Why:* %s\n\n*Remedy:* %s\n", c.Code, c.Title, c.Severity, c.What, c.Why, c.Remedy)

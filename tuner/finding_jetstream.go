@@ -170,7 +170,9 @@ func checkLeaders(in *inspection) {
 		note(in.snap.Streams[i].Leader, in.snap.Streams[i].Peers, in.snap.Streams[i].At)
 	}
 	for i := range in.snap.Consumers {
-		note(in.snap.Consumers[i].Leader, in.snap.Consumers[i].Peers, in.snap.Consumers[i].At)
+		if c := &in.snap.Consumers[i]; c.Fold == nil {
+			note(c.Leader, c.Peers, c.At)
+		}
 	}
 	for _, name := range in.clusterNames() {
 		in.lopsided(name, in.lim.Leaders, func(s *fleet.Server) (int, time.Time) { return led[s.Name], at[s.Name] }, func(most *fleet.Server, n int, mean float64) proof {
@@ -182,9 +184,10 @@ func checkLeaders(in *inspection) {
 }
 
 // replicas judges the peers of a stream or consumer as its leader sees them.
-func (in *inspection) replicas(e fleet.Entity, at time.Time, peers []fleet.Replica, what, command string, source fleet.Source) {
+func (in *inspection) replicas(e fleet.Entity, at time.Time, peers []fleet.Replica, source fleet.Source, named func() (what, command string)) {
 	absent := in.absent(peers)
 	in.judge(e, at, len(absent) > 0, func() proof {
+		what, command := named()
 		p := proof{
 			text:    fmt.Sprintf("The leader of %s does not hear %s.", what, list(absent)),
 			command: command, source: source, evidence: figures(figure("replicas not heard", list(absent), "none", "")),

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,8 +104,7 @@ func ack(t *testing.T, msgs []jetstream.Msg) {
 	}
 }
 
-func TestStorageChecksOnARealServer(t *testing.T) {
-	t.Parallel()
+func testStorage(t *testing.T) {
 	b := newBench(t, Limits{}, natstest.Tweak(func(o *server.Options) { o.JetStreamMaxStore, o.JetStreamMaxMemory = 4<<20, 4<<20 }))
 
 	disk := b.stream(jetstream.StreamConfig{Name: "DISK", MaxAge: time.Hour})
@@ -128,13 +127,12 @@ func TestStorageChecksOnARealServer(t *testing.T) {
 	b.clears("JS005", "one")
 }
 
-func TestStreamChecksOnARealServer(t *testing.T) {
-	t.Parallel()
+func testStreams(t *testing.T) {
 	b := newBench(t, Limits{})
 
 	bytes := b.stream(jetstream.StreamConfig{Name: "BYTES", MaxBytes: 1 << 20, Discard: jetstream.DiscardNew})
 	b.publish("BYTES", 15, 64<<10)
-	msgs := b.stream(jetstream.StreamConfig{Name: "MSGS", MaxMsgs: 10, Discard: jetstream.DiscardNew, Metadata: map[string]string{"io.nats.monitor.msgs-critical": "5"}})
+	msgs := b.stream(jetstream.StreamConfig{Name: "MSGS", MaxMsgs: 10, Discard: jetstream.DiscardNew, Metadata: map[string]string{"io.nats.monitor.msgs-warn": "4", "io.nats.monitor.msgs-critical": "5"}})
 	b.publish("MSGS", 10, 10)
 	b.stream(jetstream.StreamConfig{Name: "OPEN", Retention: jetstream.LimitsPolicy})
 	b.stream(jetstream.StreamConfig{Name: "QUEUE", Retention: jetstream.WorkQueuePolicy})
@@ -165,8 +163,7 @@ func TestStreamChecksOnARealServer(t *testing.T) {
 	}
 }
 
-func TestConsumerChecksOnARealServer(t *testing.T) {
-	t.Parallel()
+func testConsumers(t *testing.T) {
 	b := newBench(t, Limits{Lag: 20, Stuck: 500 * time.Millisecond, Samples: 20})
 	b.stream(jetstream.StreamConfig{Name: "WORK", MaxAge: time.Hour, Subjects: []string{"work.*"}})
 	key := func(consumer string) string { return "APP/WORK/" + consumer }
@@ -177,25 +174,21 @@ func TestConsumerChecksOnARealServer(t *testing.T) {
 	held, begun := b.fetch(slow, 40), time.Now()
 	wait.For(t, patience, "time to pass", func() bool { b.look(); return time.Since(begun) > 1500*time.Millisecond })
 	ack(t, held[:30])
-	var f fleet.Finding
-	wait.For(t, patience, "CON003", func() bool {
+	f := b.firesWhile("CON003", key("slow"), func() {
 		if len(held) > 30 { // a few at a time: samples that came at once are one measurement
 			ack(t, held[len(held)-1:])
 			held = held[:len(held)-1]
 		}
 		b.rounds(1)
-		var ok bool
-		f, ok = b.find("CON003", key("slow"))
-		return ok
 	})
-	t.Log(f.Text, f.Command)
+	if !strings.Contains(f.Text, "% of ack_wait") {
+		t.Errorf("it says %q, and not what share of ack_wait the p99 is", f.Text)
+	}
 	b.consumer("WORK", jetstream.ConsumerConfig{Durable: "slow", FilterSubject: "work.slow", AckWait: time.Minute, SampleFrequency: "100%"})
-	wait.For(t, patience, "the end of CON003", func() bool {
+	b.clearsWhile("CON003", key("slow"), func() {
 		b.publish("work.slow", 1, 10)
 		ack(t, b.fetch(slow, 1))
 		b.rounds(1)
-		_, ok := b.find("CON003", key("slow"))
-		return !ok
 	})
 	if len(f.Evidence) == 0 || f.Evidence[0].Source != fleet.AckSample {
 		t.Errorf("the evidence does not say that it was sampled: %+v", f.Evidence)
@@ -230,12 +223,10 @@ func TestConsumerChecksOnARealServer(t *testing.T) {
 	// One that falls behind, then is stuck, then paused, then works.
 	late := b.consumer("WORK", jetstream.ConsumerConfig{Durable: "late", FilterSubject: "work.late"})
 	b.publish("work.late", 30, 10)
-	wait.For(t, patience, "CON001", func() bool {
-		b.publish("work.late", 10, 10)
-		b.look()
-		_, ok := b.find("CON001", key("late"))
-		return ok
-	})
+	f = b.firesWhile("CON001", key("late"), func() { b.publish("work.late", 10, 10) })
+	if !strings.Contains(f.Text, "drains") {
+		t.Errorf("it says %q, and not when it drains", f.Text)
+	}
 	b.fires("CON005", key("late"))
 	if _, err := b.js.PauseConsumer(b.ctx, "WORK", "late", time.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
@@ -255,8 +246,7 @@ func TestConsumerChecksOnARealServer(t *testing.T) {
 	b.clears("CON005", key("late"))
 }
 
-func TestForgottenConsumersOnARealServer(t *testing.T) {
-	t.Parallel()
+func testForgotten(t *testing.T) {
 	b := newBench(t, Limits{Stuck: 500 * time.Millisecond, Idle: 500 * time.Millisecond})
 	b.stream(jetstream.StreamConfig{Name: "WORK", MaxAge: time.Hour})
 	b.consumer("WORK", jetstream.ConsumerConfig{Durable: "idle"})
@@ -281,8 +271,7 @@ func TestForgottenConsumersOnARealServer(t *testing.T) {
 	b.clears("QUE001", "stream APP/WORK pool")
 }
 
-func TestSplitChecksOnARealServer(t *testing.T) {
-	t.Parallel()
+func testSplits(t *testing.T) {
 	b := newBench(t, Limits{ReportsLate: time.Second})
 	b.stream(jetstream.StreamConfig{Name: "WORK", MaxAge: time.Hour})
 	b.consumer("WORK", jetstream.ConsumerConfig{Durable: "east"})
@@ -302,23 +291,13 @@ func TestSplitChecksOnARealServer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	says := func(code string, cpu float64, want bool) {
-		t.Helper()
-		wait.For(t, patience, fmt.Sprintf("%s to be open: %v", code, want), func() bool {
-			report(cpu)
-			b.look()
-			_, ok := b.find(code, "orders/east")
-			return ok == want
-		})
-	}
-	says("SPL004", 99, true)
-	says("SPL004", 10, false)
+	b.firesWhile("SPL004", "orders/east", func() { report(99) })
+	b.clearsWhile("SPL004", "orders/east", func() { report(10) })
 	b.fires("SPL003", "orders/east") // nobody reports any more
-	says("SPL003", 10, false)
+	b.clearsWhile("SPL003", "orders/east", func() { report(10) })
 }
 
-func TestServiceChecksOnARealServer(t *testing.T) {
-	t.Parallel()
+func testServices(t *testing.T) {
 	srv := natstest.Server(t, named("one"), natstest.Accounts())
 	nc := natstest.Connect(t, srv.ClientURL(), nats.UserInfo(natstest.AppUser, natstest.AppPassword))
 	add := func(version, queue string) micro.Service {
@@ -337,7 +316,7 @@ func TestServiceChecksOnARealServer(t *testing.T) {
 	// Only now: nats.go 1.55.0 answers $SRV while AddService still writes (a data race).
 	b := newRig(t, FindingsConfig{}, collector.Config{Monitor: []string{natstest.MonitorURL(srv)}, Conn: nc})
 	b.fires("SVC002", "billing")
-	b.fires("QUE001", "service billing billing pool")
+	b.fires("QUE001", "billing pool")
 	if err := first.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -356,11 +335,10 @@ func TestServiceChecksOnARealServer(t *testing.T) {
 	b.fires("SVC001", "billing/"+id)
 	b.clears("SVC001", "billing/"+id)
 	b.clears("SVC002", "billing")
-	b.clears("QUE001", "service billing billing pool")
+	b.clears("QUE001", "billing pool")
 }
 
-func TestReplicationChecksOnRealServers(t *testing.T) {
-	t.Parallel()
+func testReplication(t *testing.T) {
 	c := natstest.Cluster(t, 3)
 	nc := c.App(t)
 	js, err := jetstream.New(nc)
@@ -369,16 +347,19 @@ func TestReplicationChecksOnRealServers(t *testing.T) {
 	}
 	r := newRig(t, FindingsConfig{}, collector.Config{Monitor: c.MonitorURLs(), Conn: nc})
 	ctx := t.Context()
+	var metadata map[string]string
 	create := func(name string, replicas int) {
 		t.Helper()
 		wait.For(t, patience, "stream "+name, func() bool {
-			_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{name}, Replicas: replicas, MaxAge: time.Hour})
+			_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{name}, Replicas: replicas, MaxAge: time.Hour, Metadata: metadata})
 			return err == nil
 		})
 	}
 	create("ONE", 1)
 	r.fires("STR009", "APP/ONE")
+	metadata = map[string]string{"io.nats.monitor.peer-lag-critical": "1000", "io.nats.monitor.peer-seen-critical": "5s"}
 	create("ONE", 3)
+	metadata = nil
 	r.clears("STR009", "APP/ONE")
 	if _, err := js.CreateOrUpdateConsumer(ctx, "ONE", jetstream.ConsumerConfig{Durable: "c", AckPolicy: jetstream.AckExplicitPolicy}); err != nil {
 		t.Fatal(err)
@@ -410,27 +391,6 @@ func TestReplicationChecksOnRealServers(t *testing.T) {
 	}
 	r.clears("JS006", "test")
 
-	// How far a replica is behind is over in milliseconds here, so it is written in.
-	var mu sync.Mutex
-	lagging := true
-	r.spoil = func(s *fleet.Snapshot) {
-		mu.Lock()
-		defer mu.Unlock()
-		if !lagging {
-			return
-		}
-		s.Streams = slices.Clone(s.Streams)
-		for i := range s.Streams {
-			if s.Streams[i].Stream == "ONE" && len(s.Streams[i].Peers) > 0 {
-				s.Streams[i].Peers = slices.Clone(s.Streams[i].Peers)
-				s.Streams[i].Peers[0].Lag = 123_456
-			}
-		}
-	}
-	r.fires("STR003", "APP/ONE")
-	lagging = false
-	r.clears("STR003", "APP/ONE")
-
 	// One server away: replicas and a meta peer are missing.
 	down := 2
 	if c.StreamLeader("ONE") == down || c.MetaLeader() == down {
@@ -441,6 +401,20 @@ func TestReplicationChecksOnRealServers(t *testing.T) {
 	}
 	c.Kill(down)
 	r.fires("STR002", "APP/ONE")
+	// What is published now is written on two servers of three.
+	// One after the other: what comes at once is one operation.
+	for range 1200 {
+		if _, err := js.Publish(ctx, "ONE", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.fires("STR003", "APP/ONE")
+	r.fires("STR008", "APP/ONE")
+	wait.For(t, patience, "both of the owner's limits of replicas to be passed", func() bool {
+		r.look()
+		f, _ := r.find("STR008", "APP/ONE")
+		return strings.Contains(f.Text, "peer-lag-critical") && strings.Contains(f.Text, "peer-seen-critical")
+	})
 	r.fires("CON008", "APP/ONE/c")
 	r.fires("JS002", "")
 	// A second one: no quorum.
@@ -454,7 +428,9 @@ func TestReplicationChecksOnRealServers(t *testing.T) {
 	r.fires("JS001", "")
 	c.Restart(next)
 	c.Restart(down)
-	for code, key := range map[string]string{"STR001": "APP/ONE", "CON007": "APP/ONE/c", "JS001": "", "STR002": "APP/ONE", "CON008": "APP/ONE/c", "JS002": ""} {
+	for code, key := range map[string]string{"STR003": "APP/ONE", "STR008": "APP/ONE", "STR001": "APP/ONE", "CON007": "APP/ONE/c", "JS001": "", "STR002": "APP/ONE", "CON008": "APP/ONE/c", "JS002": ""} {
 		r.clears(code, key)
 	}
+	ownersShown.note("peer-lag-critical", t.Name())
+	ownersShown.note("peer-seen-critical", t.Name())
 }

@@ -34,6 +34,11 @@ var linkChecks = []check{
 		Why:    "A route that keeps up has kilobytes waiting. One that stays behind is closed as slow, which cuts the cluster.",
 		Remedy: "Look at the network and the CPU of both servers; route compression or a pool of routes may help.",
 	}, checkRoutePending},
+	{fleet.Check{Code: "NET006", Title: "Leaf node is slow", Severity: fleet.Warning,
+		What:   "The round trip to a leaf node takes more than 500 ms.",
+		Why:    "Half around the world and back takes 300 ms; more means a full link or a detour, and every request over it waits for it.",
+		Remedy: "Look at the network between the leaf node and its hub, and at the load of both.",
+	}, checkLeafRTT},
 }
 
 func checkRoutes(in *inspection) {
@@ -139,6 +144,27 @@ func checkRoutePending(in *inspection) {
 				text:    fmt.Sprintf("%s wait in server %s for its route to %s.", size(float64(r.Pending)), from, r.ToName),
 				command: about("nats server report connections"), source: source,
 				evidence: figures(figure("pending", size(float64(r.Pending)), size(float64(in.lim.LinkPending)), fleet.ColPending)),
+			}
+		})
+	}
+}
+
+func checkLeafRTT(in *inspection) {
+	for _, l := range in.snap.Leafs {
+		from, source := in.serverName(l.Server)
+		if from == "" {
+			continue
+		}
+		e := link(fleet.KindLeaf, from, l.Name)
+		in.exists[e] = true
+		if l.RTT <= 0 {
+			continue
+		}
+		in.judge(e, l.At, l.RTT > in.lim.LeafRTT, func() proof {
+			return proof{
+				text:    fmt.Sprintf("The round trip from server %s to leaf node %s (account %s) takes %s.", from, l.Name, l.Account, short(l.RTT)),
+				command: about("nats server report leafnodes"), source: source,
+				evidence: figures(figure("round trip", short(l.RTT), short(in.lim.LeafRTT), fleet.ColRTT)),
 			}
 		})
 	}

@@ -18,7 +18,7 @@ type check struct {
 }
 
 // checks are all rules. Codes are never changed and never used again.
-var checks = slices.Concat(serverChecks, linkChecks, jetStreamChecks, streamChecks, consumerChecks, workerChecks)
+var checks = slices.Concat(serverChecks, linkChecks, jetStreamChecks, streamChecks, consumerChecks, workerChecks, queueChecks)
 
 // Checks describes all rules, by code.
 func Checks() []fleet.Check {
@@ -43,6 +43,7 @@ type Limits struct {
 	ConnPending  int64         // bytes waiting for a client; 1 MiB
 	RouteRTT     time.Duration // 50 ms
 	GatewayRTT   time.Duration // 500 ms
+	LeafRTT      time.Duration // 500 ms
 	LinkPending  int64         // bytes waiting for a route; 8 MiB
 	ReplicaLag   uint64        // operations; 1000
 	ReplicaQuiet time.Duration // 10 s
@@ -58,6 +59,7 @@ type Limits struct {
 	ReportsLate  time.Duration // of workers that reported before; 15 s
 	WorkerCPU    float64       // share of the cores of a process; 0.9
 	Samples      uint64        // of a p99; 100
+	Share        float64       // messages a member of a queue group, before one without means anything; 20
 }
 
 func (l Limits) withDefaults() Limits {
@@ -71,6 +73,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.ConnPending, 1<<20)
 	def(&l.RouteRTT, 50*time.Millisecond)
 	def(&l.GatewayRTT, 500*time.Millisecond)
+	def(&l.LeafRTT, 500*time.Millisecond)
 	def(&l.LinkPending, 8<<20)
 	def(&l.ReplicaLag, 1000)
 	def(&l.ReplicaQuiet, 10*time.Second)
@@ -86,6 +89,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.WorkerCPU, 0.9)
 	def(&l.ReportsLate, 15*time.Second)
 	def(&l.Samples, 100)
+	def(&l.Share, 20)
 	return l
 }
 
@@ -170,9 +174,17 @@ func (in *inspection) gone(e fleet.Entity) bool {
 	case fleet.KindRoute:
 		from, to, _ := strings.Cut(e.Key, " → ")
 		return in.names[from] == nil || in.names[to] == nil
-	case fleet.KindGateway, fleet.KindLeaf:
+	case fleet.KindGateway:
+		// One that is missing is known of as long as it is remembered.
+		from, to, _ := strings.Cut(e.Key, " → ")
+		return in.names[from] == nil || !slices.ContainsFunc(in.names[from], func(s *fleet.Server) bool {
+			_, known := in.engine.gateways[[2]string{s.Cluster, to}]
+			return known || !alive(s)
+		})
+	case fleet.KindLeaf:
+		// Of a server that answers, a leaf node that it does not name has left.
 		from, _, _ := strings.Cut(e.Key, " → ")
-		return in.names[from] == nil
+		return in.names[from] == nil || !in.exists[e] && slices.ContainsFunc(in.names[from], alive)
 	case fleet.KindConn:
 		// Of a server that answers, a connection that is not among the busiest is
 		// closed, or has nothing waiting any more.

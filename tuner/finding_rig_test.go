@@ -3,6 +3,7 @@ package tuner
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,6 +12,11 @@ import (
 	"ballast/internal/wait"
 	"ballast/store"
 	"ballast/traffic"
+)
+
+const (
+	lookEvery = 100 * time.Millisecond
+	patience  = 90 * time.Second
 )
 
 // rig is the way of the figures as in the program: a real collector, a real
@@ -23,23 +29,18 @@ type rig struct {
 	now    func() time.Time
 	seen   time.Time
 	splits []traffic.Revision
-	spoil  func(s *fleet.Snapshot) // what a real server does not do on demand
-	events []fleet.Event
+	fired  map[[2]string]bool // by code and key
 }
 
 func newRig(t *testing.T, cfg FindingsConfig, col collector.Config) *rig {
 	t.Helper()
-	if cfg.Window == 0 {
-		cfg.Window = 2 * time.Second
-	}
-	if cfg.Flap == 0 {
-		cfg.Flap = time.Millisecond // every return is told as a new one
-	}
-	col.Interval = lookEvery
+	def(&cfg.Window, 2*time.Second)
+	def(&cfg.Flap, time.Millisecond) // every return is told as a new one
+	def(&col.Interval, lookEvery)
 	if col.Now == nil {
 		col.Now = time.Now
 	}
-	r := &rig{t: t, f: NewFindings(cfg), now: col.Now}
+	r := &rig{t: t, f: NewFindings(cfg), now: col.Now, fired: map[[2]string]bool{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var err error
 	if r.db, err = store.Open(ctx, t.TempDir(), store.Options{Interval: lookEvery, Now: col.Now}); err != nil {
@@ -76,13 +77,6 @@ func (r *rig) look() {
 	ctx, now := r.t.Context(), r.now()
 	span := fleet.Range{From: now.Add(-time.Minute), To: now.Add(time.Second)}
 	look := fleet.Look{At: now, Interval: lookEvery, Snapshot: snap, Rates: r.db.Rates(), Latency: map[fleet.ConsumerKey]fleet.Latency{}}
-	if r.spoil != nil {
-		s := *snap
-		s.Servers = append([]fleet.Server(nil), snap.Servers...)
-		s.Routes = append([]fleet.Route(nil), snap.Routes...)
-		r.spoil(&s)
-		look.Snapshot = &s
-	}
 	var err error
 	if look.Events, err = r.db.Events(ctx, span, 1000); err != nil {
 		r.t.Fatal(err)
@@ -100,8 +94,7 @@ func (r *rig) look() {
 			r.t.Fatal(err)
 		}
 	}
-	_, events := r.f.Inspect(look, r.splits, seen)
-	r.events = append(r.events, events...)
+	r.f.Inspect(look, r.splits, seen)
 }
 
 func (r *rig) find(code, key string) (fleet.Finding, bool) {
@@ -116,28 +109,47 @@ func (r *rig) find(code, key string) (fleet.Finding, bool) {
 // fires waits until the check finds the thing bad, and returns what it says.
 func (r *rig) fires(code, key string) fleet.Finding {
 	r.t.Helper()
+	return r.firesWhile(code, key, func() {})
+}
+
+// firesWhile does something before every look, for what lasts only as long as
+// somebody goes on with it.
+func (r *rig) firesWhile(code, key string, do func()) fleet.Finding {
+	r.t.Helper()
 	var f fleet.Finding
 	wait.For(r.t, patience, code+" of "+key+" to open", func() bool {
+		do()
 		r.look()
 		var ok bool
 		f, ok = r.find(code, key)
 		return ok
 	})
-	if f.Text == "" || f.Remedy == "" || f.Title == "" || len(f.Evidence) == 0 && code != "SRV012" {
+	if f.Text == "" || f.Remedy == "" || f.Title == "" || f.Since.IsZero() || len(f.Evidence) == 0 && code != "SRV012" {
 		r.t.Errorf("%s of %s says too little: %+v", code, key, f)
 	}
 	r.t.Logf("%s %s %s: %s [%s]", f.Code, f.Severity, f.Key, f.Text, f.Command)
+	r.fired[[2]string{code, key}] = true
 	return f
 }
 
 // clears waits until the finding is closed.
 func (r *rig) clears(code, key string) {
 	r.t.Helper()
+	r.clearsWhile(code, key, func() {})
+}
+
+func (r *rig) clearsWhile(code, key string, do func()) {
+	r.t.Helper()
 	wait.For(r.t, patience, code+" of "+key+" to close", func() bool {
+		do()
 		r.look()
 		_, open := r.find(code, key)
 		return !open
 	})
+	if !r.fired[[2]string{code, key}] {
+		r.t.Fatalf("%s of %s is to clear, and never fired", code, key)
+	}
+	shown.note(code, r.t.Name())
 }
 
 // rounds judges some more looks.
@@ -150,4 +162,25 @@ func (r *rig) rounds(n int) {
 			return r.seen.After(before)
 		})
 	}
+}
+
+// shown is what was seen to fire and to clear on real servers: a code and the
+// test that did it. Only a rig writes into it, and only after both happened.
+var shown = coverage{by: map[string]string{}}
+
+type coverage struct {
+	mu sync.Mutex // guards by
+	by map[string]string
+}
+
+func (c *coverage) note(code, test string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.by[code] = test
+}
+
+func (c *coverage) has(code string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.by[code] != ""
 }

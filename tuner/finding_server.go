@@ -212,6 +212,9 @@ func checkAdvisories(in *inspection) {
 				hit = append(hit, a)
 			}
 		}
+		slices.SortStableFunc(hit, func(a, b Advisory) int { // the worst first
+			return cmp.Compare(a.rank(), b.rank())
+		})
 		in.judge(s.Entity(), s.At, len(hit) > 0, func() proof {
 			p := proof{command: about("nats server info", s.Name), source: s.Source}
 			var words []string

@@ -90,7 +90,7 @@ func checkStreamLeader(in *inspection) {
 
 func checkStreamReplicas(in *inspection) {
 	in.streams(func(e fleet.Entity, s *fleet.Stream) {
-		in.replicas(e, s.At, s.Peers, "stream "+s.Stream, about("nats stream info", s.Stream), s.Source)
+		in.replicas(e, s.At, s.Peers, s.Source, func() (string, string) { return "stream " + s.Stream, about("nats stream info", s.Stream) })
 	})
 }
 
@@ -189,6 +189,7 @@ type breaches struct {
 }
 
 func (b *breaches) add(key, value, limit, column string) {
+	b.mild = false
 	b.words = append(b.words, fmt.Sprintf("%s is %s, and it was set to %s", key, value, limit))
 	b.evidence = append(b.evidence, figure("io.nats.monitor."+key, value, limit, column))
 }
@@ -230,21 +231,66 @@ func checkStreamOwner(in *inspection) {
 			b.above("peer-lag-critical", p.Lag, l.PeerLag, "")
 			b.older("peer-seen-critical", p.Active, l.PeerSeen)
 		}
-		// With the warning above the critical limit, the stream is one that must not
-		// run dry.
-		dry := l.MsgsCritical > 0 && l.MsgsWarn > l.MsgsCritical
-		beyond := func(limit uint64) bool {
-			return limit > 0 && (dry && s.Messages <= limit || !dry && s.Messages >= limit)
-		}
-		switch {
-		case beyond(l.MsgsCritical):
-			b.add("msgs-critical", number(float64(s.Messages)), number(float64(l.MsgsCritical)), fleet.ColMessages)
-		case beyond(l.MsgsWarn):
-			b.mild = len(b.words) == 0
-			b.add("msgs-warn", number(float64(s.Messages)), number(float64(l.MsgsWarn)), fleet.ColMessages)
-		}
+		b.origins(in, s, l)
+		// As 'nats server check' has it: a stream that must not run dry, unless the
+		// warning comes before the critical limit from below; and a limit of subjects
+		// that must not be reached, unless the warning is above the critical one.
+		b.between("msgs", s.Messages, l.MsgsWarn, l.MsgsCritical, l.MsgsWarn == 0 || l.MsgsCritical == 0 || l.MsgsWarn >= l.MsgsCritical, fleet.ColMessages)
+		b.between("subjects", uint64(max(0, s.Distinct)), uint64(l.SubjWarn), uint64(l.SubjCritical), l.SubjWarn >= l.SubjCritical, "")
 		in.owners(e, s.At, b, command("nats", "server", "check", "stream", "--stream="+s.Stream), s.Source)
 	})
+}
+
+// between holds a figure against a pair of limits, from above or, for what must
+// not run low, from below.
+func (b *breaches) between(key string, value, warn, critical uint64, low bool, column string) {
+	beyond := func(limit uint64) bool {
+		return limit > 0 && (low && value <= limit || !low && value >= limit)
+	}
+	switch {
+	case beyond(critical):
+		b.add(key+"-critical", number(float64(value)), number(float64(critical)), column)
+	case beyond(warn):
+		mild := len(b.words) == 0 // before this one is counted
+		b.add(key+"-warn", number(float64(value)), number(float64(warn)), column)
+		b.mild = mild
+	}
+}
+
+// origins holds what a stream copies against the owner's limits.
+func (b *breaches) origins(in *inspection, s *fleet.Stream, l *fleet.Thresholds) {
+	n := len(s.Origins)
+	if n < l.MinSources {
+		b.add("min-sources", strconv.Itoa(n), strconv.Itoa(l.MinSources), "")
+	}
+	if l.MaxSources > 0 && n > l.MaxSources {
+		b.add("max-sources", strconv.Itoa(n), strconv.Itoa(l.MaxSources), "")
+	}
+	all := s.Origins
+	if s.Mirror != nil {
+		all = append([]fleet.Origin{*s.Mirror}, all...)
+	}
+	if len(all) == 0 {
+		if l.SourceLag > 0 {
+			b.add("lag-critical", "that of no mirror or source", number(float64(l.SourceLag)), "")
+		}
+		if l.SourceSeen > 0 {
+			b.add("seen-critical", "that of no mirror or source", short(l.SourceSeen), "")
+		}
+		return
+	}
+	var lag uint64
+	var quiet time.Duration
+	for _, o := range all {
+		lag = max(lag, o.Lag)
+		age := o.Active
+		if age < 0 { // never heard
+			age = in.clock(s.Leader, s.At).Sub(s.Created)
+		}
+		quiet = max(quiet, age)
+	}
+	b.above("lag-critical", lag, l.SourceLag, "")
+	b.older("seen-critical", quiet, l.SourceSeen)
 }
 
 func checkSingle(in *inspection) {

@@ -315,44 +315,6 @@ func TestCommandsAreSafeForAShell(t *testing.T) {
 	}
 }
 
-func TestAdvisoryRanges(t *testing.T) {
-	t.Parallel()
-	a := Advisory{From: "2.2.0", Fixed: []string{"2.12.3", "2.11.12"}}
-	for v, want := range map[string]bool{
-		"2.1.9": false, "2.2.0": true, "2.10.27": true, "2.11.11": true, "2.11.12": false, "2.11.13": false,
-		"2.12.0": true, "2.12.2": true, "2.12.3": false, "2.12.3-RC.1": true, "2.13.0": false, "2.15.2": false, "v2.12.2+meta": true,
-	} {
-		p, ok := parseVersion(v)
-		if got := a.affects(p); !ok || got != want {
-			t.Errorf("affects(%s) = %v, want %v", v, got, want)
-		}
-	}
-	for _, v := range []string{"", "dev", "2.12", "2.x.1", "2.12.-1", "2.12.3.4"} {
-		if _, ok := parseVersion(v); ok {
-			t.Errorf("%q was read as a version", v)
-		}
-	}
-	for _, a := range advisories {
-		if a.ID == "" || a.What == "" || !strings.HasPrefix(a.Source, "https://") || len(a.fixes()) != len(a.Fixed) || len(a.Fixed) == 0 {
-			t.Errorf("advisory %+v is not complete", a)
-		}
-	}
-}
-
-func TestCodesAreUnique(t *testing.T) {
-	t.Parallel()
-	seen := map[string]bool{}
-	for _, c := range Checks() {
-		if seen[c.Code] || c.Code == "" || c.Title == "" || c.What == "" || c.Why == "" || c.Remedy == "" || c.Severity == "" {
-			t.Errorf("check %+v is not complete, or its code stands twice", c)
-		}
-		seen[c.Code] = true
-	}
-	if len(seen) < 25 {
-		t.Errorf("%d checks, want 25 or more", len(seen))
-	}
-}
-
 func TestRise(t *testing.T) {
 	t.Parallel()
 	f := NewFindings(FindingsConfig{Window: 10 * time.Second})
@@ -366,31 +328,5 @@ func TestRise(t *testing.T) {
 		if rose, _ := f.rise(e, "x", at(c.s), c.v); rose != c.rose {
 			t.Errorf("at %d s: rose by %d, want %d", c.s, rose, c.rose)
 		}
-	}
-}
-
-func BenchmarkInspect5000Consumers(b *testing.B) {
-	s := &fleet.Snapshot{TakenAt: day0}
-	s.Servers = disturbed(day0, 0).Servers
-	for i := range 500 {
-		name := fmt.Sprintf("S%03d", i)
-		s.Streams = append(s.Streams, fleet.Stream{StreamKey: fleet.StreamKey{Account: "A", Stream: name}, Leader: "n1", Replicas: 3, Retention: "limits", MaxAge: time.Hour, Consumers: 10, Messages: 5})
-		for c := range 10 {
-			s.Consumers = append(s.Consumers, fleet.Consumer{ConsumerKey: fleet.ConsumerKey{Account: "A", Stream: name, Consumer: fmt.Sprint("c", c)}, Leader: "n1", Created: day0, Waiting: 1, MaxAckPending: 1000, AckPolicy: "explicit"})
-		}
-	}
-	f := NewFindings(FindingsConfig{})
-	at := day0
-	for b.Loop() {
-		at = at.Add(5 * time.Second)
-		x := *s
-		x.TakenAt = at
-		for i := range x.Streams {
-			x.Streams[i].At = at
-		}
-		for i := range x.Consumers {
-			x.Consumers[i].At = at
-		}
-		f.Inspect(fleet.Look{At: at, Snapshot: &x}, nil, nil)
 	}
 }

@@ -3,9 +3,7 @@ package tuner
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
-	"strconv"
 	"time"
 
 	"ballast/fleet"
@@ -43,11 +41,6 @@ var workerChecks = []check{
 		Why:    "During a roll-out that is as it should be; afterwards an old instance was forgotten and answers as it did before.",
 		Remedy: "Finish the roll-out, or stop the instances of the old version.",
 	}, checkServiceVersions},
-	{fleet.Check{Code: "QUE001", Title: "Queue group has stale members", Severity: fleet.Warning,
-		What:   "Beside a member of a dynamic group, named <group>.<start>.<pid>, stands one of an earlier start: a queue group of a micro service's endpoint, or a durable consumer from which nobody pulls for a minute.",
-		Why:    "Every queue group and every consumer gets its own copy of each message: either the work is done twice, or messages pile up for a process that is gone.",
-		Remedy: "Stop the instances or remove the consumers of earlier starts; set inactive_threshold so that they go by themselves.",
-	}, checkMembers},
 }
 
 func (in *inspection) targets(f func(split string, t traffic.Target)) {
@@ -63,7 +56,10 @@ func (in *inspection) targets(f func(split string, t traffic.Target)) {
 // fits in one account only is taken.
 func (in *inspection) consumerOf(o *traffic.Observed) (c *fleet.Consumer, sure bool) {
 	if o.Account != "" {
-		return in.consumers[fleet.ConsumerKey{Account: o.Account, Stream: o.Stream, Consumer: o.Consumer}], true
+		if c = in.consumers[fleet.ConsumerKey{Account: o.Account, Stream: o.Stream, Consumer: o.Consumer}]; c != nil && c.Fold != nil {
+			c = nil
+		}
+		return c, true
 	}
 	n := 0
 	in.eachConsumer(func(_ fleet.Entity, x *fleet.Consumer) {
@@ -73,6 +69,13 @@ func (in *inspection) consumerOf(o *traffic.Observed) (c *fleet.Consumer, sure b
 		}
 	})
 	return c, n <= 1
+}
+
+// folded reports whether the consumer may be one of many that stand in one row.
+func (in *inspection) folded(o *traffic.Observed) bool {
+	return slices.ContainsFunc(in.snap.Consumers, func(c fleet.Consumer) bool {
+		return c.Fold != nil && c.Stream == o.Stream && (o.Account == "" || c.Account == o.Account)
+	})
 }
 
 func checkSampling(in *inspection) {
@@ -106,7 +109,7 @@ func checkTargetConsumer(in *inspection) {
 			return
 		}
 		c, sure := in.consumerOf(t.Observe)
-		if !sure {
+		if !sure || c == nil && in.folded(t.Observe) {
 			return
 		}
 		in.judge(targetEntity(split, t.Name), in.snap.TakenAt, c == nil, func() proof {
@@ -237,82 +240,5 @@ func checkServiceVersions(in *inspection) {
 			}
 			return proof{text: fmt.Sprintf("Service %s runs as %s.", name, text), command: about("nats micro info", name), evidence: ev}
 		})
-	}
-}
-
-// dynamicName is that of a member of a dynamic group: <group>-<start>-<pid>,
-// the start in seconds to nanoseconds since 1970.
-var dynamicName = regexp.MustCompile(`^(.+)[-_.](1\d{9}|1\d{12}|1\d{15}|1\d{18})[-_.](\d{1,7})$`)
-
-// generation splits a dynamic name; ok is false for any other.
-func generation(name string) (group string, start int64, ok bool) {
-	m := dynamicName.FindStringSubmatch(name)
-	if m == nil {
-		return "", 0, false
-	}
-	n, err := strconv.ParseInt(m[2], 10, 64)
-	if err != nil {
-		return "", 0, false
-	}
-	for n < 1e18 {
-		n *= 1000
-	}
-	return m[1], n, true
-}
-
-func checkMembers(in *inspection) {
-	type member struct {
-		name  string
-		start int64
-		idle  bool
-	}
-	type group struct {
-		where   string
-		name    string
-		members []member
-		at      time.Time
-		source  fleet.Source
-		command string
-		newest  int64
-	}
-	groups := map[string]*group{}
-	add := func(where, name, command string, at time.Time, source fleet.Source, idle bool) {
-		base, start, ok := generation(name)
-		if !ok {
-			return
-		}
-		g := groups[where+" "+base]
-		if g == nil {
-			g = &group{where: where, name: base, source: source, command: command}
-			groups[where+" "+base] = g
-		}
-		g.members = append(g.members, member{name, start, idle})
-		g.at, g.newest = newest(g.at, at), max(g.newest, start)
-	}
-	in.eachConsumer(func(e fleet.Entity, c *fleet.Consumer) {
-		if c.Leader != "" {
-			add("stream "+c.Account+"/"+c.Stream, c.Consumer, about("nats consumer report", c.Stream), c.At, c.Source, c.Waiting == 0 && quiet(in, c) >= in.lim.Stuck)
-		}
-	})
-	for i := range in.snap.Services {
-		s := &in.snap.Services[i]
-		for j := range s.Endpoints {
-			// Every generation has its own queue group: each of them gets every request.
-			add("service "+s.Name+" "+s.Endpoints[j].Subject, s.Endpoints[j].Queue, about("nats micro info", s.Name), s.At, "", true)
-		}
-	}
-	for _, k := range slices.Sorted(maps.Keys(groups)) {
-		g := groups[k]
-		var stale []string
-		for _, m := range g.members {
-			if m.idle && m.start < g.newest {
-				stale = append(stale, m.name)
-			}
-		}
-		in.judge(fleet.Entity{Kind: fleet.KindQueue, Key: k}, g.at, len(stale) > 0, func() proof {
-			return proof{text: fmt.Sprintf("Of group %s of %s, %s of an earlier start stand beside a newer one: %s.", g.name, g.where, plural(len(stale), "member"), list(stale)),
-				source: g.source, command: g.command, evidence: figures(figure("stale members", number(float64(len(stale))), "0", ""))}
-		})
-		in.exists[fleet.Entity{Kind: fleet.KindQueue, Key: k}] = true
 	}
 }
