@@ -554,7 +554,6 @@ cluster { name: "c", listen: "127.0.0.1:-1", routes: ["nats-route://127.0.0.2:%d
 // Two clusters joined by gateways, and a leaf node at one of them.
 func TestGatewaysAndLeafs(t *testing.T) {
 	t.Parallel()
-	noJetStream := natstest.Tweak(func(o *server.Options) { o.JetStream = false })
 	accounts := natstest.Config(`
 accounts {
   SYS { users: [ { user: sys, password: sys } ] }
@@ -604,7 +603,7 @@ leafnodes { remotes: [ { url: "nats-leaf://app:app@127.0.0.1:%d", account: APP }
 			return g.From == east.ID() && g.FromCluster == "east" && g.ToCluster == "west" && g.InMsgs > 10 && g.InBytes > 0
 		})
 		leaf := slices.ContainsFunc(s.Leafs, func(l fleet.Leaf) bool {
-			return l.Server == east.ID() && l.Name == "edge" && l.Account == "APP" && l.OutMsgs > 10 && l.IP == "127.0.0.1"
+			return l.Server == east.ID() && l.Name == "edge" && l.Account == "APP" && l.OutMsgs > 10 && l.IP == "127.0.0.1" && l.RTT > 0
 		})
 		return out && in && leaf
 	})

@@ -68,6 +68,10 @@ func (e *eventList) servers(prev, next *fleet.Snapshot) {
 			read++
 		}
 	}
+	still := map[string]bool{}
+	for i := range next.Servers {
+		still[next.Servers[i].ID] = true
+	}
 	for i := range next.Servers {
 		s := &next.Servers[i]
 		if s.State == fleet.Unread {
@@ -77,7 +81,16 @@ func (e *eventList) servers(prev, next *fleet.Snapshot) {
 		if old == nil && s.URL != "" {
 			// Without a server_name the name changes with every start.
 			if old = byURL[s.URL]; old != nil && old.Name != s.Name && old.Name != old.ID {
-				e.add(e.at, "server.renamed", fleet.Warning, s.Name, "Server %s came back as %s; it has its own series from now on.", old.Name, s.Name)
+				e.renamed(old, s)
+			}
+		}
+		if (old == nil || old.State == fleet.Unread) && s.URL == "" {
+			for i := range prev.Servers {
+				if was := &prev.Servers[i]; !still[was.ID] && cameBackAs(was, s) {
+					old = was
+					e.renamed(old, s)
+					break
+				}
 			}
 		}
 		if old == nil || old.State == fleet.Unread {
@@ -99,6 +112,10 @@ func (e *eventList) servers(prev, next *fleet.Snapshot) {
 			e.add(e.at, "server.lameduck", fleet.Warning, s.Name, "Server %s is in lame duck mode: its clients are asked to leave.", s.Name)
 		}
 	}
+}
+
+func (e *eventList) renamed(old, now *fleet.Server) {
+	e.add(e.at, "server.renamed", fleet.Warning, now.Name, "Server %s came back as %s; it has its own series from now on.", old.Name, now.Name)
 }
 
 // startedAt is a server's start by our clock, between the two looks.

@@ -25,7 +25,8 @@ const (
 type extras struct {
 	internals *fleet.Internals
 	conns     []fleet.ConnSum
-	cut       bool // there are more connections than were summed
+	cut       bool                             // there are more connections than were summed
+	accounts  map[string]fleet.AccountSettings // by name
 	queues    []queueSub
 	queuesAt  time.Time // zero: never read
 	queuesCut bool      // there are more queue subscriptions than were read
@@ -207,6 +208,7 @@ func (m *monitor) pollExtras(ctx context.Context, e endpoint, what asked, cost *
 			return err
 		})
 		x.internals = in
+		x.accounts = m.pollAccounts(ctx, e, cost)
 	}
 	if what[askAllConns] {
 		sums, subs := newConnSums(e.last.server.ID, begun), newQueueSubs(e.last.server.ID)
@@ -282,6 +284,9 @@ func (a systemAsk) gatherExtras(ctx context.Context, of map[string]fleet.Server,
 			in.Queues, err = readIpqueuesz(d)
 			return err
 		})
+		for id, accounts := range a.gatherAccounts(ctx, of, cost) {
+			got[id].accounts = accounts
+		}
 	}
 	if what[askAllConns] {
 		cost.in(askAllConns)
@@ -348,7 +353,7 @@ func (x *extras) after(old *extras, what asked) *extras {
 		return x
 	}
 	if !what[askInternal] || x.internals == nil {
-		x.internals = old.internals
+		x.internals, x.accounts = old.internals, old.accounts
 	}
 	if !what[askAllConns] {
 		x.conns, x.cut = old.conns, old.cut

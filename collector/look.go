@@ -78,6 +78,9 @@ func (l *look) setVarz(v *varz, source fleet.Source, at time.Time, rtt time.Dura
 // clients no longer. One that is still starting does not listen yet, but then
 // no client ever connected to it.
 func (l *look) setHealth(h healthz) {
+	if h.Status != "" && h.Status != "ok" {
+		l.server.Health = clipped(cmp.Or(h.Error, h.Status), 256)
+	}
 	// "failed to be ready for connections after 1ms: leafnode, server"
 	_, listeners, ok := strings.Cut(h.Error, "ready for connections")
 	if ok && l.served && strings.Contains(listeners, "server") {
@@ -161,7 +164,7 @@ func (l *look) setAccstatz(z *accstatz) {
 			Name: cmp.Or(a.Name, a.ID), Conns: a.Conns, Subs: a.Subs,
 			InMsgs: uint64(a.Received.Msgs), InBytes: uint64(a.Received.Bytes),
 			OutMsgs: uint64(a.Sent.Msgs), OutBytes: uint64(a.Sent.Bytes),
-			Slow: uint64(a.Slow), At: l.server.At,
+			Slow: uint64(a.Slow), At: l.server.At, Leafs: max(a.Leafs, 0),
 		})
 	}
 }

@@ -3,7 +3,9 @@ package collector
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 
 	"ballast/fleet"
 )
@@ -66,6 +68,36 @@ func uniqueNames(all []seen, before *fleet.Snapshot) (names map[string]string, p
 		}
 	}
 	return names, problems
+}
+
+// setAddresses says where clients reach each server: at the host that it
+// listens on or, when that is any, at the one that its neighbours see.
+func setAddresses(looks map[string]*look) {
+	ips := map[string]string{}
+	for _, l := range looks {
+		for _, n := range l.known {
+			if n.ip != "" {
+				ips[n.id] = n.ip
+			}
+		}
+	}
+	for id, l := range looks {
+		host := l.server.Host
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			host = ips[id]
+		}
+		if host != "" && l.server.Port > 0 {
+			l.server.Address = net.JoinHostPort(host, strconv.Itoa(l.server.Port))
+		}
+	}
+}
+
+// cameBackAs reports whether now is what a server that does not answer any more
+// has become under another name: it began later, at the same address.
+func cameBackAs(old, now *fleet.Server) bool {
+	began := now.Start.Add(now.At.Sub(now.Now)) // by our clock
+	return old.Name != now.Name && old.ID != now.ID && old.Cluster == now.Cluster && old.State != fleet.Unread &&
+		old.Address != "" && old.Address == now.Address && !began.Before(old.At)
 }
 
 // rename puts unique names where servers are named, in the copy that belongs to

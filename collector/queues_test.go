@@ -194,3 +194,32 @@ func TestQueueGroupsAreBounded(t *testing.T) {
 		t.Errorf("%d members of %d are listed", len(g.Members), g.Total)
 	}
 }
+
+// FuzzQueues reads any bytes as a page of connections with their subscriptions.
+func FuzzQueues(f *testing.F) {
+	f.Add([]byte(`{"total":1,"connections":[{"cid":7,"account":"A","name":"w","last_activity":"2026-11-24T06:25:14Z","subscriptions_list_detail":[{"subject":"jobs.>","qgroup":"crew","sid":"1","msgs":5,"cid":7},{"subject":"x","sid":"2","msgs":-1}]}]}`), []byte(`{"connections":[{"cid":7,"account":"A","subscriptions_list_detail":[{"subject":"jobs.>","qgroup":"crew","sid":"1","msgs":9}]}]}`))
+	f.Add([]byte(`{"connections":[{"subscriptions_list_detail":[null,{"subject":"","qgroup":"q"}]},null]}`), []byte(`{}`))
+	f.Fuzz(func(t *testing.T, first, second []byte) {
+		var q queues
+		for i, data := range [][]byte{first, second} {
+			var z subbedConnz
+			if decoder(data).Decode(&z) != nil {
+				return
+			}
+			sums := newConnSums("A", t0)
+			sums.add(z.plain())
+			at := t0.Add(time.Duration(i) * time.Minute)
+			groups, _ := q.update([]seen{lookAt("A", at, &z)}, ownName)
+			for _, g := range groups {
+				if g.Subject == "" || g.Queue == "" || g.Total < len(g.Members) || len(g.Members) == 0 || g.Rate < 0 || g.Since.After(at) {
+					t.Errorf("group %+v", g)
+				}
+				for _, m := range g.Members {
+					if m.Rate < 0 || m.Pending < 0 || m.Since.After(m.Moved) || m.Moved.After(at) || len(m.Name) > 128 {
+						t.Errorf("member %+v", m)
+					}
+				}
+			}
+		}
+	})
+}

@@ -507,6 +507,9 @@ func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 			one.assets.describe(&row)
 		}
 		sumAccounts(accounts, l.accounts, one.alive)
+		if one.alive && one.extras != nil {
+			settleAccounts(accounts, one.extras.accounts)
+		}
 		s.Servers = append(s.Servers, row)
 	}
 	for _, n := range c.unread() {
@@ -570,6 +573,7 @@ func sumAccounts(sums map[string]*fleet.Account, rows []fleet.Account, alive boo
 		if alive {
 			sum.Conns += a.Conns
 			sum.Subs += a.Subs
+			sum.Leafs += a.Leafs
 		}
 		sum.InMsgs += a.InMsgs
 		sum.OutMsgs += a.OutMsgs

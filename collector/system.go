@@ -86,11 +86,13 @@ func (s *system) took(got *gathered, err error) {
 		return
 	}
 	s.active, s.partial = got.active, got.partial
+	setAddresses(got.looks)
 	for id, l := range got.looks {
 		// A restarted server has a new ID; the old look is in its place no more.
 		for old, o := range s.looks {
 			// Unless it answers too: then two servers have one name.
-			if old != id && got.looks[old] == nil && keyOf(&o.server) == keyOf(&l.server) {
+			same := keyOf(&o.server) == keyOf(&l.server) || s.looks[id] == nil && cameBackAs(&o.server, &l.server)
+			if old != id && got.looks[old] == nil && same {
 				delete(s.looks, old)
 				// Until it has told its streams anew, the old ones stand.
 				if s.assets[id] == nil && s.assets[old] != nil {

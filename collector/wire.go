@@ -169,6 +169,7 @@ type accountStat struct {
 	Name     string  `json:"name"`
 	Conns    int     `json:"conns"`
 	Subs     int     `json:"num_subscriptions"`
+	Leafs    int     `json:"leafnodes"`
 	Sent     traffic `json:"sent"`
 	Received traffic `json:"received"`
 	Slow     counter `json:"slow_consumers"`

@@ -92,6 +92,8 @@ type Server struct {
 	URL      string // monitoring URL it was read from; "" over the system account
 	State    State
 	Error    string        // why it is unreachable, for the operator
+	Health   string        // what it says is wrong with it (healthz); "" if nothing
+	Address  string        // host and port for clients, as neighbours reach it; "" is not known
 	At       time.Time     // when these figures were measured, our clock
 	Start    time.Time     // by the server's clock
 	Now      time.Time     // the server's clock at At: the difference is the skew
@@ -191,6 +193,23 @@ type Account struct {
 	OutBytes uint64
 	Slow     uint64
 	At       time.Time
+	Leafs    int // leaf node connections
+	// Settings is what the servers know of the account beyond its traffic; nil
+	// until it was read, for it is read rarely.
+	Settings *AccountSettings
+}
+
+// AccountSettings is how an account is set up, as the servers have it.
+type AccountSettings struct {
+	System     bool // it is the system account
+	JetStream  bool
+	Expired    bool // by its claims, on any server
+	Incomplete bool // a server could not resolve all that it imports
+	Imports    int  // from other accounts; those that a server adds itself are not counted
+	Exports    int
+	Mappings   int
+	Updated    time.Time // when a server took its newest settings, by that server's clock
+	At         time.Time
 }
 
 // Conn is one client connection.
