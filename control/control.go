@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -85,7 +86,8 @@ type Control struct {
 
 	late time.Duration // how long a write without an answer may be under way
 
-	wake chan struct{} // the bucket was just created: the follower need not wait
+	absent atomic.Bool   // the bucket was not there when it was last asked for
+	wake   chan struct{} // the bucket was just created: the follower need not wait
 
 	journal sync.Mutex      // one append at a time, taken before mu
 	owed    []traffic.Entry // guarded by journal: happened, but the ledger did not take it yet

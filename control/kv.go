@@ -274,15 +274,30 @@ func (c *Control) setTrouble(ctx context.Context, err error) {
 	}
 }
 
+// unlisted reports whether the servers list no such bucket. Asking for what is
+// not there counts as an error of their API, and a console must not make a
+// system look ill; a list of names never does. Who may not list them does not
+// know.
+func (c *Control) unlisted(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, c.readTimeout)
+	defer cancel()
+	_, err := c.js.StreamNameBySubject(ctx, "$KV."+traffic.Bucket+".>")
+	return errors.Is(err, jetstream.ErrStreamNotFound)
+}
+
 // born returns when the bucket's stream was created; nothing when there is none.
 func (c *Control) born(ctx context.Context) (kv jetstream.KeyValue, at time.Time, err error) {
 	if !c.cfg.Conn.IsConnected() {
 		return nil, time.Time{}, c.offline()
 	}
+	if c.absent.Load() && c.unlisted(ctx) {
+		return nil, time.Time{}, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.readTimeout)
 	defer cancel()
 	kv, err = c.js.KeyValue(ctx, traffic.Bucket)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
+	c.absent.Store(errors.Is(err, jetstream.ErrBucketNotFound))
+	if c.absent.Load() {
 		return nil, time.Time{}, nil
 	}
 	if err != nil {

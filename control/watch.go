@@ -71,6 +71,8 @@ const (
 	latenciesALook = 100
 	// eventSpan is how far back the checks look for events.
 	eventSpan = 5 * time.Minute
+	// lastFlush bounds how long the end waits for the store.
+	lastFlush = 3 * time.Second
 	// maxSuppression bounds how long a finding may be kept quiet: what nobody
 	// looks at for a quarter should be said again.
 	maxSuppression = 90 * 24 * time.Hour
@@ -86,6 +88,7 @@ type Watch struct {
 	seen time.Time       // TakenAt of the last snapshot that was judged
 	turn int             // next consumer whose latency is read
 	owed []fleet.Finding // not taken by the store yet
+	in   map[episode]int // where each of them stands in owed
 	told []fleet.Event
 
 	suppress sync.Mutex // one at a time, so that store and engine agree
@@ -126,6 +129,12 @@ func (w *Watch) Run(ctx context.Context) error {
 		failing = err != nil
 		select {
 		case <-ctx.Done():
+			// What was found is told now or never: the next run takes up what is open.
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFlush)
+			defer cancel()
+			if err := w.flush(last); err != nil {
+				w.log.ErrorContext(last, "the last findings are not kept", "err", err)
+			}
 			return nil
 		case <-tick.C:
 		}
@@ -189,7 +198,8 @@ func (w *Watch) look(ctx context.Context) error {
 func (w *Watch) nextSampled(s *fleet.Snapshot) []fleet.ConsumerKey {
 	var keys []fleet.ConsumerKey
 	for i := range s.Consumers {
-		if s.Consumers[i].Sampled() {
+		// A row that sums up many consumers has no latency that a check judges.
+		if s.Consumers[i].Sampled() && s.Consumers[i].Fold == nil {
 			keys = append(keys, s.Consumers[i].ConsumerKey)
 		}
 	}
@@ -202,15 +212,25 @@ func (w *Watch) nextSampled(s *fleet.Snapshot) []fleet.ConsumerKey {
 	return keys
 }
 
+// episode is what tells findings of one key apart.
+type episode struct {
+	fleet.FindingKey
+	since int64 // nanoseconds since 1970
+}
+
 // owe keeps the newest form of each episode until the store has it.
 func (w *Watch) owe(changed []fleet.Finding) {
 	for _, f := range changed {
-		i := slices.IndexFunc(w.owed, func(o fleet.Finding) bool { return o.FindingKey == f.FindingKey && o.Since.Equal(f.Since) })
-		if i < 0 {
-			w.owed = append(w.owed, f)
-		} else {
+		e := episode{f.FindingKey, f.Since.UnixNano()}
+		if i, ok := w.in[e]; ok {
 			w.owed[i] = f
+			continue
 		}
+		if w.in == nil {
+			w.in = map[episode]int{}
+		}
+		w.in[e] = len(w.owed)
+		w.owed = append(w.owed, f)
 	}
 }
 
@@ -219,7 +239,7 @@ func (w *Watch) flush(ctx context.Context) error {
 		if err := w.cfg.Store.PutFindings(ctx, w.owed); err != nil {
 			return fmt.Errorf("keep %d findings: %w", len(w.owed), err)
 		}
-		w.owed = nil
+		w.owed, w.in = nil, nil
 	}
 	if len(w.told) > 0 {
 		if err := w.cfg.Metrics.PutEvents(ctx, w.told); err != nil {

@@ -206,3 +206,42 @@ func TestFindingsOutliveAFullDisk(t *testing.T) {
 	w.until("its end on record", fleet.Healthy, func() bool { f, ok := w.kept(true); return ok && !f.Open() })
 	wait.For(t, 30*time.Second, "both events", func() bool { return w.told("finding.opened") == 1 && w.told("finding.closed") == 1 })
 }
+
+// halting is a store under which the watch is stopped between the finding and
+// its event.
+type halting struct {
+	*refusing
+	halt func()
+}
+
+func (h *halting) PutFindings(ctx context.Context, f []fleet.Finding) error {
+	err := h.refusing.PutFindings(ctx, f)
+	h.halt()
+	return err
+}
+
+func (h *halting) PutEvents(ctx context.Context, e []fleet.Event) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return h.refusing.PutEvents(ctx, e)
+}
+
+// What was found just before the end is told: the next run takes it for known.
+func TestTheEndTellsWhatWasFound(t *testing.T) {
+	t.Parallel()
+	db := openStore(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	h := &halting{db, cancel}
+	w := control.NewWatch(control.WatchConfig{Metrics: h, Store: h, Inspector: tuner.NewFindings(tuner.FindingsConfig{}), Splits: noSplits{}, Interval: 80 * time.Millisecond})
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	shown := &watched{t: t, db: db, Watch: w}
+	shown.until("the finding and the end", fleet.LameDuck, func() bool { return ctx.Err() != nil })
+	if err := <-done; err != nil {
+		t.Errorf("Run = %v, want nil", err)
+	}
+	if n := shown.told("finding.opened"); n != 1 {
+		t.Errorf("it was told %d times that it opened, want once", n)
+	}
+}
