@@ -34,19 +34,21 @@ type acks struct {
 	malformed, overflow uint64
 	dropped             int // by the client library, as last seen
 	sampler             sampler
-	counted, passed     uint64       // samples in all
-	unjudged            int          // samples since the queue was looked at
-	shown               fleet.Intake // of the last snapshot
+	counted, passed     uint64               // samples in all
+	unjudged            int                  // samples since the queue was looked at
+	shown               fleet.Intake         // of the last snapshot
+	totals              map[string]*ackTotal // by subject, over all windows
 }
 
 type ackFold struct {
 	latency     sketch.Sketch
 	redelivered uint64
 	came        uint64
+	total       *ackTotal
 }
 
 func newAcks(now func() time.Time) *acks {
-	return &acks{now: now, from: now(), folds: map[string]*ackFold{}, sampler: newSampler()}
+	return &acks{now: now, from: now(), folds: map[string]*ackFold{}, sampler: newSampler(), totals: map[string]*ackTotal{}}
 }
 
 // lookAfter is how many samples come between two looks at the clock and the
@@ -64,6 +66,7 @@ func (a *acks) take(m *nats.Msg) {
 	f := a.folds[m.Subject]
 	if f != nil && a.sampler.every > 1 && f.came%uint64(a.sampler.every) != 0 {
 		f.came++
+		f.total.came++
 		a.passed++
 		return
 	}
@@ -77,14 +80,23 @@ func (a *acks) take(m *nats.Msg) {
 			a.malformed++
 			return
 		}
-		if len(a.folds) >= maxAckConsumers {
+		if len(a.folds) >= maxAckConsumers || a.totals[m.Subject] == nil && len(a.totals) >= 2*maxAckConsumers {
 			a.overflow++
 			return
 		}
-		f = &ackFold{}
+		f = &ackFold{total: a.totals[m.Subject]}
+		if f.total == nil {
+			f.total = &ackTotal{}
+			a.totals[m.Subject] = f.total
+		}
+		f.total.last = a.now()
 		a.folds[m.Subject] = f
 	}
 	f.came++
+	f.total.came++
+	f.total.negative = f.total.negative || s.latency < 0
+	f.total.longest = max(f.total.longest, s.latency)
+	f.total.deliveries = max(f.total.deliveries, s.deliveries)
 	a.counted++
 	f.latency.Add(s.latency)
 	if s.deliveries > 1 {
@@ -115,6 +127,24 @@ func (a *acks) intake() (fleet.Intake, []fleet.Event) {
 	}
 	a.shown = now
 	return now, said(&before, &now)
+}
+
+// byConsumer returns what came in each consumer's name, without the name of the
+// account, and forgets those whose samples stayed away.
+func (a *acks) byConsumer() map[fleet.ConsumerKey]ackTotal {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now, out := a.now(), make(map[fleet.ConsumerKey]ackTotal, len(a.totals))
+	for subject, t := range a.totals {
+		if a.folds[subject] == nil && now.Sub(t.last) > quietFor {
+			delete(a.totals, subject)
+			continue
+		}
+		k, _ := ackConsumer(subject)
+		out[k] = *t
+		t.negative, t.longest, t.deliveries = false, 0, 0
+	}
+	return out
 }
 
 // cut ends the window at to and returns what it measured, without the name of

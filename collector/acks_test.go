@@ -281,3 +281,7 @@ func BenchmarkAckUnmarshal(b *testing.B) {
 		}
 	}
 }
+
+func msgOf(consumer string) *nats.Msg {
+	return &nats.Msg{Subject: ackSubject + "S." + consumer, Data: sample(1, "1000000")}
+}

@@ -110,6 +110,7 @@ type Collector struct {
 	stale       bool                     // a configuration was changed since they were read
 	folds       *folds
 	queues      queues
+	misfits     misfits
 	needAccount bool // the account's own JetStream API has something to add
 
 	// foldedIn tells the windows which row a short-lived consumer is summed in.

@@ -230,6 +230,7 @@ func (f *folds) fold(rows []fleet.Consumer) (out []fleet.Consumer, of map[fleet.
 			sums[k], members[k] = sum, map[fleet.ConsumerKey]member{}
 		}
 		sum.Fold.Count++
+		sum.Misfit = cmp.Or(sum.Misfit, c.Misfit)
 		sum.AckPending += c.AckPending
 		sum.Redelivered += c.Redelivered
 		sum.Pending += c.Pending

@@ -290,7 +290,7 @@ func (a *assets) addConsumer(k fleet.ConsumerKey, c *consumerDetail, source flee
 	row := fleet.Consumer{
 		ConsumerKey: k, Created: c.Created.Time, Leader: leader, FilterSubjects: filters,
 		AckPolicy: c.Config.AckPolicy, AckWait: c.Config.AckWait, MaxDeliver: c.Config.MaxDeliver,
-		MaxAckPending: c.Config.MaxAckPending, SampleFreq: c.Config.SampleFreq,
+		MaxAckPending: c.Config.MaxAckPending, SampleFreq: c.Config.SampleFreq, Backoff: c.Config.Backoff,
 		Delivered: c.Delivered.Consumer, DeliveredSeq: c.Delivered.Stream,
 		AckFloor: c.AckFloor.Consumer, AckFloorSeq: c.AckFloor.Stream,
 		LastDelivery: c.Delivered.Last.Time, LastAck: c.AckFloor.Last.Time,

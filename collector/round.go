@@ -524,7 +524,10 @@ func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 	c.inv.merge(told, func(name string) bool { return live[name] }, func(name string) bool { return settling[name] })
 	s.Streams = c.inv.sortedStreams()
 	var of map[fleet.ConsumerKey]string
-	s.Consumers, of = c.folds.fold(c.inv.sortedConsumers())
+	s.Intake, r.news = c.acks.intake()
+	consumers := c.inv.sortedConsumers()
+	problems = append(problems, r.crossCheck(ctx, consumers, s.Intake.Waiting)...)
+	s.Consumers, of = c.folds.fold(consumers)
 	c.foldedIn.Store(&of)
 	rename(&s, names)
 	for _, a := range accounts {
@@ -533,7 +536,6 @@ func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 	s.Services = c.services.list()
 	s.Queues, s.QueuesCut = c.queues.update(all, nameOf)
 	sortSnapshot(&s)
-	s.Intake, r.news = c.acks.intake()
 	s.Expected = max(len(s.Servers)+c.pushed.missing(s.Servers), c.system.active)
 	problems = append(problems, c.problems(&s)...)
 	s.Problems = c.dated(ctx, problems)
@@ -542,6 +544,24 @@ func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 	s.TakenAt = c.now()
 	s.Cost.Took = s.TakenAt.Sub(r.begun)
 	return s
+}
+
+// crossCheck holds the samples of acknowledgements against the consumers.
+func (r *round) crossCheck(ctx context.Context, consumers []fleet.Consumer, waiting int) []fleet.Problem {
+	c := r.c
+	came := c.acks.byConsumer()
+	if len(came) == 0 {
+		return nil
+	}
+	account := c.account.name(ctx)
+	whole := len(r.toldBy) > 0 && c.inv.gaps == 0 && !c.account.guessed.Load()
+	events, missing := c.misfits.judge(c.now(), consumers, account, whole, came, waiting)
+	r.news = append(r.news, events...)
+	if what := nameMissing(missing); what != "" {
+		return []fleet.Problem{{Where: "account " + account, What: what,
+			Hint: "A client of the account sends them; permit only the servers to publish to $JS.EVENT.>, by denying it to the users."}}
+	}
+	return nil
 }
 
 // isSettling reports whether a server was restarted under our eyes so recently

@@ -150,6 +150,7 @@ func TestFloodIsSampledDownAndSaid(t *testing.T) {
 	if n := waitingFor(c.acks.sub); n > maxWaiting {
 		t.Errorf("%d wait, more than may", n)
 	}
+	ahead.Add(int64(2 * judgeEvery)) // it stood still for longer than it may take to fill the queue
 	hold()
 	wait.For(t, patience, "that it is said", func() bool {
 		s := m.latest()
@@ -204,7 +205,11 @@ func TestDroppedSamplesAreSaid(t *testing.T) {
 	t.Parallel()
 	srv := natstest.Server(t)
 	m := &memory{}
-	c, err := New(Config{Conn: natstest.Connect(t, srv.ClientURL()), Account: "$G", Interval: 100 * time.Millisecond}, m)
+	var ahead atomic.Int64
+	c, err := New(Config{
+		Conn: natstest.Connect(t, srv.ClientURL()), Account: "$G", Interval: 100 * time.Millisecond,
+		Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
+	}, m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,6 +230,7 @@ func TestDroppedSamplesAreSaid(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	ahead.Add(int64(2 * judgeEvery))
 	hold()
 	wait.For(t, patience, "the problem", func() bool {
 		for _, s := range m.all() {

@@ -270,6 +270,7 @@ type consumerConfig struct {
 	Inactive       time.Duration     `json:"inactive_threshold"`
 	AckPolicy      string            `json:"ack_policy"`
 	AckWait        time.Duration     `json:"ack_wait"`
+	Backoff        []time.Duration   `json:"backoff"`
 	MaxDeliver     int               `json:"max_deliver"`
 	FilterSubject  string            `json:"filter_subject"`
 	FilterSubjects []string          `json:"filter_subjects"`
