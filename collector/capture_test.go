@@ -37,6 +37,7 @@ const captures = "testdata/captures"
 var monitorCaptures = map[string]string{
 	"varz": "/varz", "healthz": "/healthz?js-server-only=true", "routez": "/routez", "leafz": "/leafz", "gatewayz": "/gatewayz",
 	"accstatz": "/accstatz?unused=1", "connz": "/connz?auth=1&limit=1024", "subsz": "/subsz", "raftz": "/raftz", "ipqueuesz": "/ipqueuesz?all=1",
+	"connz-subs": "/connz?auth=1&limit=512&subs=detail", "accountz": "/accountz", "accountz-app": "/accountz?acc=APP",
 	"jsz-figures": "/jsz?accounts=1&streams=1&consumers=1", "jsz-configs": "/jsz?accounts=1&streams=1&consumers=1&config=1",
 }
 
@@ -44,6 +45,8 @@ var systemCaptures = map[string][2]string{
 	"sys-varz": {"$SYS.REQ.SERVER.PING.VARZ", ""}, "sys-statsz": {"$SYS.REQ.SERVER.PING.STATSZ", ""},
 	"sys-connz": {"$SYS.REQ.SERVER.PING.CONNZ", `{"auth":true,"limit":1024}`}, "sys-accstatz": {"$SYS.REQ.ACCOUNT.PING.STATZ", `{"include_unused":true}`},
 	"sys-subsz": {"$SYS.REQ.SERVER.PING.SUBSZ", ""}, "sys-raftz": {"$SYS.REQ.SERVER.PING.RAFTZ", ""}, "sys-ipqueuesz": {"$SYS.REQ.SERVER.PING.IPQUEUESZ", ""},
+	"sys-connz-subs": {"$SYS.REQ.SERVER.PING.CONNZ", `{"auth":true,"limit":512,"subscriptions_detail":true}`},
+	"sys-accountz":   {"$SYS.REQ.SERVER.PING.ACCOUNTZ", ""}, "sys-accountz-app": {"$SYS.REQ.SERVER.PING.ACCOUNTZ", `{"account":"APP"}`},
 	"sys-jsz-configs": {"$SYS.REQ.SERVER.PING.JSZ", `{"accounts":true,"streams":true,"consumer":true,"config":true}`},
 }
 
@@ -345,6 +348,8 @@ func checkVersion(t *testing.T, version string) {
 	if i < 0 || l.accounts[i].Conns == 0 || l.accounts[i].Subs == 0 || l.accounts[i].InMsgs == 0 || l.accounts[i].OutMsgs == 0 || l.accounts[i].InBytes == 0 {
 		t.Errorf("accounts %+v", l.accounts)
 	}
+	checkQueues(t, s.ID, decodeInto[subbedConnz](t, capture(t, version, "connz-subs")))
+	checkAccounts(t, decodeInto[accountz](t, capture(t, version, "accountz")), decodeInto[accountz](t, capture(t, version, "accountz-app")))
 	if n := decodeInto[subsz](t, capture(t, version, "subsz")); n.Subs == 0 || n.Inserts == 0 || n.Matches == 0 || n.Cached == 0 {
 		t.Errorf("subscriptions %+v", n)
 	}
@@ -396,6 +401,16 @@ func checkVersion(t *testing.T, version string) {
 	if !slices.ContainsFunc(got.conns, func(c fleet.Conn) bool { return c.Name == "the-app" && c.Account == "APP" }) {
 		t.Errorf("connections %+v over the system account", got.conns)
 	}
+	sys("sys-connz-subs", func(d *json.Decoder) error {
+		var z subbedConnz
+		err := d.Decode(&z)
+		checkQueues(t, s.ID, &z)
+		return err
+	})
+	var list, app accountz
+	sys("sys-accountz", func(d *json.Decoder) error { return d.Decode(&list) })
+	sys("sys-accountz-app", func(d *json.Decoder) error { return d.Decode(&app) })
+	checkAccounts(t, &list, &app)
 	sys("sys-accstatz", func(d *json.Decoder) error {
 		var z accstatz
 		err := d.Decode(&z)
@@ -430,6 +445,35 @@ func checkVersion(t *testing.T, version string) {
 		}
 		return err
 	})
+}
+
+// checkQueues looks for the queue group that work makes.
+func checkQueues(t *testing.T, server string, z *subbedConnz) {
+	t.Helper()
+	var q queues
+	groups, _ := q.update([]seen{lookAt(server, t0, z)}, ownName)
+	i := slices.IndexFunc(groups, func(g fleet.QueueGroup) bool { return g.Subject == "work.>" && g.Queue == "workers" })
+	if i < 0 {
+		t.Fatalf("queue groups %+v", groups)
+	}
+	g := groups[0]
+	if m := g.Members[0]; len(groups) != 1 || g.Account != "APP" || g.Total != 1 || m.Msgs != 1 || m.Name != "the-app" || m.CID == 0 || m.SID == "" ||
+		m.IP != "127.0.0.1" || m.Lang != "go" || m.Version == "" || m.Start.IsZero() || m.Active.IsZero() || m.RTT <= 0 {
+		t.Errorf("queue groups %+v", groups)
+	}
+}
+
+func checkAccounts(t *testing.T, list, app *accountz) {
+	t.Helper()
+	if names := list.asked(); !slices.Contains(names, "APP") || !slices.Contains(names, "SYS") || list.System != "SYS" {
+		t.Errorf("accounts %+v", list)
+	}
+	out := map[string]fleet.AccountSettings{}
+	app.addTo(out, t0)
+	got := out["APP"]
+	if got.Updated.IsZero() || !got.JetStream || got.System || got.Expired || got.Incomplete || got.Imports != 0 || len(out) != 1 {
+		t.Errorf("account %+v", out)
+	}
 }
 
 func readCaptured(t *testing.T, version, name string, s *fleet.Server) *assets {
