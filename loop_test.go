@@ -148,6 +148,16 @@ func (r *rig) work(tb testing.TB, target string, mean time.Duration, seed uint64
 // led.
 func post(tb testing.TB, base, path string, form url.Values) string {
 	tb.Helper()
+	code, location, answer := tryPost(tb, base, path, form)
+	if code != http.StatusSeeOther {
+		tb.Fatalf("POST %s = %d\n%.3000s", path, code, answer)
+	}
+	return location
+}
+
+// tryPost sends a form that may be refused.
+func tryPost(tb testing.TB, base, path string, form url.Values) (code int, location, answer string) {
+	tb.Helper()
 	req, err := http.NewRequest(http.MethodPost, base+path, strings.NewReader(form.Encode()))
 	if err != nil {
 		tb.Fatal(err)
@@ -160,11 +170,8 @@ func post(tb testing.TB, base, path string, form url.Values) string {
 		tb.Fatal(err)
 	}
 	defer resp.Body.Close()
-	answer, _ := io.ReadAll(resp.Body)
-	if resp.StatusCode != http.StatusSeeOther {
-		tb.Fatalf("POST %s = %d\n%.3000s", path, resp.StatusCode, answer)
-	}
-	return resp.Header.Get("Location")
+	body, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, resp.Header.Get("Location"), string(body)
 }
 
 // create makes the split by the console's form.
