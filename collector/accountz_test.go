@@ -208,3 +208,66 @@ func FuzzAccountz(f *testing.F) {
 		}
 	})
 }
+
+// A server behind a leaf node connection, found from the one that it is
+// connected to, by the port that this one uses.
+func TestLeafNodesAreDiscovered(t *testing.T) {
+	t.Parallel()
+	port := freePort(t)
+	monitor := func(host string) natstest.Option {
+		return natstest.Tweak(func(o *server.Options) { o.HTTPHost, o.HTTPPort = host, port })
+	}
+	hub := natstest.Server(t, noJetStream, monitor("127.0.0.2"), natstest.Config("server_name: hub\nleafnodes { listen: \"127.0.0.1:-1\" }\n"))
+	v, err := hub.Varz(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	natstest.Server(t, noJetStream, monitor("127.0.0.1"), natstest.Config(fmt.Sprintf(
+		"server_name: edge\nleafnodes { remotes: [ { url: \"nats-leaf://127.0.0.1:%d\" } ] }\n", v.LeafNode.Port)))
+	m := collect(t, Config{Monitor: []string{fmt.Sprintf("http://127.0.0.2:%d", port)}})
+	wait.For(t, patience, "both servers", func() bool {
+		s := m.latest()
+		return len(s.Servers) == 2 && findServer(s, "hub").State == fleet.Healthy && findServer(s, "edge").State == fleet.Healthy
+	})
+	if url, want := findServer(m.latest(), "edge").URL, fmt.Sprintf("http://127.0.0.1:%d", port); url != want {
+		t.Errorf("the leaf node was read at %q, want %q", url, want)
+	}
+	seen := len(m.all())
+	wait.For(t, patience, "more looks", func() bool { return len(m.all()) > seen+5 })
+	if s := m.latest(); len(s.Servers) != 2 || len(s.Problems) != 0 {
+		t.Errorf("servers %+v, problems %+v", s.Servers, s.Problems)
+	}
+}
+
+// Many leaf nodes that answer nobody are not all tried at once, and one that is
+// not what was looked for is not taken.
+func TestLeafGuessesAreBounded(t *testing.T) {
+	t.Parallel()
+	l := &look{server: fleet.Server{ID: "A"}, httpPort: 8222}
+	for i := range 1000 {
+		l.leafs = append(l.leafs, fleet.Leaf{Name: fmt.Sprint("edge", i), IP: fmt.Sprintf("10.0.%d.%d", i/250, i%250)})
+	}
+	m, err := newMonitor(Config{Monitor: []string{"http://127.0.0.1:8222"}, Now: time.Now, Interval: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.endpoints[0].last = l
+	for round := range 2 {
+		got := m.candidates(m.endpoints[0], behindLeafs(l, map[string]bool{"edge0": true}))
+		if want := fmt.Sprint("edge", 1+round*maxLeafGuesses); len(got) != maxLeafGuesses || got[0].expectLeaf != want {
+			t.Errorf("round %d: %d guesses, first %+v, want %s", round, len(got), got[0], want)
+		}
+	}
+	other := natstest.Server(t, noJetStream, natstest.Config("server_name: other\nleafnodes { listen: \"127.0.0.1:-1\" }\n"))
+	m, err = newMonitor(Config{Monitor: []string{natstest.MonitorURL(other)}, Now: time.Now, Interval: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := *m.endpoints[0]
+	for name, want := range map[string]bool{"edge": false, "other": false} { // the second one has no leaf nodes
+		e.expectLeaf = name
+		if _, err := m.poll(t.Context(), e, asked{}, &bill{}); (err == nil) != want {
+			t.Errorf("looked for %s: %v", name, err)
+		}
+	}
+}

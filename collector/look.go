@@ -33,6 +33,7 @@ type look struct {
 type neighbour struct {
 	id, name, cluster string
 	ip                string
+	leaf              bool // by a leaf node connection: its ID and cluster are not known
 }
 
 // assets are the streams and consumers that one server, or the JetStream API of
@@ -100,7 +101,7 @@ func (l *look) setRoutez(z *routez) {
 		}
 		if !seen[r.RemoteID] {
 			seen[r.RemoteID] = true
-			l.known = append(l.known, neighbour{r.RemoteID, cmp.Or(r.RemoteName, r.RemoteID), l.server.Cluster, r.IP})
+			l.known = append(l.known, neighbour{id: r.RemoteID, name: cmp.Or(r.RemoteName, r.RemoteID), cluster: l.server.Cluster, ip: r.IP})
 		}
 		uptime := max(z.Now.Sub(r.Start.Time), 0)
 		k := key{r.RemoteID, r.Account}
@@ -136,7 +137,7 @@ func (l *look) setGatewayz(z *gatewayz) {
 		row := fleet.Gateway{From: l.server.ID, FromCluster: cmp.Or(z.Name, l.server.Cluster), ToCluster: cluster, At: l.server.At}
 		if c := g.Connection; c != nil {
 			row.RTT, row.OutMsgs, row.OutBytes = time.Duration(c.RTT), uint64(c.OutMsgs), uint64(c.OutBytes)
-			l.known = append(l.known, neighbour{c.Name, c.Name, cluster, c.IP})
+			l.known = append(l.known, neighbour{id: c.Name, name: c.Name, cluster: cluster, ip: c.IP})
 		}
 		for _, in := range z.Inbound[cluster] {
 			if in != nil && in.Connection != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -37,6 +38,7 @@ type endpoint struct {
 	where      string // the URL without secrets
 	configured bool
 	expect     string // a discovered one must be the server with this ID at first
+	expectLeaf string // or, behind a leaf node connection, the one with this name
 	delay      time.Duration
 	busy       bool
 	last       *look // nil: never answered
@@ -151,6 +153,9 @@ func (m *monitor) poll(ctx context.Context, e endpoint, what asked, cost *bill) 
 		return nil, errors.New("the answer to /varz is not a nats-server's")
 	}
 	if e.expect != "" && v.ID != e.expect {
+		return nil, errOther
+	}
+	if e.expectLeaf != "" && (v.Name != e.expectLeaf || v.Leafs == 0) {
 		return nil, errOther
 	}
 	l.setVarz(&v, fleet.Monitoring, at, at.Sub(sent))
@@ -314,14 +319,25 @@ func reason(err error) string {
 	return fmt.Sprintf("%.200s", err)
 }
 
+const (
+	// maxTried bounds the addresses that are remembered as tried within a minute.
+	maxTried = 1024
+	// maxLeafGuesses bounds the leaf nodes of one server that are looked for in one
+	// round; there may be thousands, behind addresses that answer nobody.
+	maxLeafGuesses = 16
+)
+
 // candidates are the addresses where servers that are known but not read may
 // have their monitoring: the address of the route, and the port that the
 // server which told of them uses itself. Servers announce no monitoring port
-// over routes, so it is a guess, proved by the server's ID.
+// over routes, so it is a guess, proved by the server's ID. Behind a leaf node
+// connection only the name is known, which proves enough together with the
+// fact that the server has such connections.
 func (m *monitor) candidates(from *endpoint, unread []neighbour) []*endpoint {
 	var found []*endpoint
+	leafs := 0
 	for _, n := range unread {
-		if n.ip == "" || n.id == "" {
+		if n.ip == "" || n.id == "" && !n.leaf {
 			continue
 		}
 		u := *from.base
@@ -332,8 +348,23 @@ func (m *monitor) candidates(from *endpoint, unread []neighbour) []*endpoint {
 		if t, ok := m.tried[where]; ok && m.now().Sub(t) < time.Minute || m.find(&u) != nil {
 			continue
 		}
+		if len(m.tried) >= maxTried {
+			maps.DeleteFunc(m.tried, func(_ string, t time.Time) bool { return m.now().Sub(t) >= time.Minute })
+		}
+		if len(m.tried) >= maxTried {
+			break
+		}
+		if n.leaf {
+			if leafs++; leafs > maxLeafGuesses {
+				continue
+			}
+		}
 		m.tried[where] = m.now()
-		found = append(found, m.add(&u, false, n.id))
+		guess := m.add(&u, false, n.id)
+		if n.leaf {
+			guess.expectLeaf = n.name
+		}
+		found = append(found, guess)
 	}
 	return found
 }
@@ -358,7 +389,7 @@ func (m *monitor) took(e *endpoint, l *look, err error) {
 		}
 		return
 	}
-	e.last, e.expect = l, ""
+	e.last, e.expect, e.expectLeaf = l, "", ""
 }
 
 // silent reports whether no server answers.

@@ -2,8 +2,12 @@ package collector
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -222,4 +226,105 @@ func FuzzQueues(f *testing.F) {
 			}
 		}
 	})
+}
+
+// connPages is what a server answers that has n connections, each a member of a
+// queue group and with an inbox, as it is asked for them.
+func connPages(n int) [][]byte {
+	var pages [][]byte
+	for from := 0; from < n; from += connPage {
+		var b strings.Builder
+		fmt.Fprintf(&b, `{"server_id":"NB7GMY3NVN33P5YITLM6XQGUKYYDZI2YGDUQCA5I3335KD5UHXZLRLEO","now":"2026-11-24T06:25:14.888650091Z","num_connections":%d,"total":%d,"offset":%d,"limit":%d,"connections":[`,
+			min(connPage, n-from), n, from, connPage)
+		for i := from; i < min(from+connPage, n); i++ {
+			if i > from {
+				b.WriteByte(',')
+			}
+			fmt.Fprintf(&b, `{"cid":%d,"kind":"Client","type":"nats","ip":"10.0.%d.%d","port":51234,"start":"2026-11-24T06:25:14.888650091Z","last_activity":"2026-11-24T06:25:15.888650091Z","rtt":"123µs","uptime":"1h2m3s","idle":"3s","pending_bytes":0,"in_msgs":%d,"out_msgs":%d,"in_bytes":123456,"out_bytes":654321,"subscriptions":2,"name":"worker-%d","lang":"go","version":"1.55.0","authorized_user":"app","account":"APP","subscriptions_list_detail":[{"subject":"jobs.%d.>","qgroup":"crew","sid":"1","msgs":%d,"cid":%d},{"subject":"_INBOX.Ab12Cd34Ef56Gh78.*","sid":"2","msgs":3,"cid":%d}]}`,
+				i+1, i/250, i%250, i, 2*i, i, i%100, i, i+1, i+1)
+		}
+		b.WriteString("]}")
+		pages = append(pages, []byte(b.String()))
+	}
+	return pages
+}
+
+// Ten thousand connections, page by page: all are summed, few are kept.
+func TestTenThousandConnections(t *testing.T) {
+	t.Parallel()
+	pages := connPages(10_000)
+	var mu sync.Mutex
+	asked := map[string]int{}
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch q := r.URL.Query(); {
+		case r.URL.Path == "/varz":
+			fmt.Fprintf(w, `{"server_id":"NB7GMY3NVN33P5YITLM6XQGUKYYDZI2YGDUQCA5I3335KD5UHXZLRLEO","server_name":"solo","version":"2.15.2","now":%q,"start":"2026-11-24T06:00:00Z","connections":10000,"subscriptions":20000}`, time.Now().Format(time.RFC3339Nano))
+		case r.URL.Path == "/subsz":
+			w.Write([]byte(`{"num_subscriptions":20000}`))
+		case r.URL.Path == "/connz" && q.Get("sort") == "":
+			mu.Lock()
+			asked[q.Get("offset")]++
+			mu.Unlock()
+			n, err := strconv.Atoi(q.Get("offset"))
+			if err != nil || q.Get("limit") != strconv.Itoa(connPage) || q.Get("subs") != "detail" {
+				t.Errorf("asked for %s", r.URL)
+			}
+			w.Write(pages[min(n/connPage, len(pages)-1)])
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	t.Cleanup(front.Close)
+	m := collect(t, Config{Monitor: []string{front.URL}, Interval: time.Second})
+	wait.For(t, patience, "all connections", func() bool { return len(m.latest().ConnSums) > 0 })
+	s := m.latest()
+	if len(s.ConnSums) != 1 || s.ConnSums[0].Conns != 10_000 || s.ConnSums[0].Subs != 20_000 || s.ConnSums[0].InBytes != 10_000*123456 {
+		t.Errorf("sums %+v", s.ConnSums)
+	}
+	total, listed := 0, 0
+	for _, g := range s.Queues {
+		total += g.Total
+		listed += len(g.Members)
+	}
+	if len(s.Queues) != 100 || total != 10_000 || listed != 100*maxQueueMembers {
+		t.Errorf("%d groups, %d members, %d listed", len(s.Queues), total, listed)
+	}
+	if len(s.Conns) > maxConns {
+		t.Errorf("%d connections are kept", len(s.Conns))
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(asked) != len(pages) {
+		t.Errorf("%d pages were asked for, want %d", len(asked), len(pages))
+	}
+}
+
+// BenchmarkTenThousandConnections reads and sums them, with their subscriptions,
+// and builds the queue groups.
+func BenchmarkTenThousandConnections(b *testing.B) {
+	pages := connPages(10_000)
+	bytes := 0
+	for _, p := range pages {
+		bytes += len(p)
+	}
+	b.SetBytes(int64(bytes))
+	b.ReportAllocs()
+	for b.Loop() {
+		sums, subs := newConnSums("A", t0), newQueueSubs("A")
+		for _, p := range pages {
+			var z subbedConnz
+			if err := decoder(p).Decode(&z); err != nil {
+				b.Fatal(err)
+			}
+			sums.add(z.plain())
+			subs.add(&z)
+		}
+		x := &extras{}
+		x.setQueues(subs, t0, true)
+		var q queues
+		groups, _ := q.update([]seen{{look: &look{server: fleet.Server{ID: "A"}}, extras: x, alive: true}}, ownName)
+		if len(groups) != 100 || sums.list()[0].Conns != 10_000 {
+			b.Fatal("not all were read")
+		}
+	}
 }

@@ -353,8 +353,9 @@ func (r *round) askAccount(ctx context.Context) {
 func (r *round) discover(ctx context.Context) bool {
 	m := r.c.monitor
 	unread := r.c.unread()
-	if len(unread) == 0 {
-		return false
+	names := map[string]bool{}
+	for _, s := range r.c.servers() {
+		names[s.look.server.Name] = true
 	}
 	found := false
 	for _, e := range slices.Clone(m.endpoints) {
@@ -367,12 +368,26 @@ func (r *round) discover(ctx context.Context) bool {
 				mine = append(mine, n)
 			}
 		}
+		mine = append(mine, behindLeafs(e.last, names)...)
 		for _, guess := range m.candidates(e, mine) {
 			r.poll(ctx, guess)
 			found = true
 		}
 	}
 	return found
+}
+
+// behindLeafs are the servers at the other ends of leaf node connections that
+// are not among those with these names.
+func behindLeafs(l *look, names map[string]bool) []neighbour {
+	var out []neighbour
+	for _, f := range l.leafs {
+		if f.Name == "" || names[f.Name] {
+			continue
+		}
+		out = append(out, neighbour{name: f.Name, ip: f.IP, leaf: true})
+	}
+	return out
 }
 
 // serverKey tells servers apart over their restarts.
