@@ -390,6 +390,9 @@ func (s *Server) measureView(con *fleet.Consumer, form templates.MeasureForm) te
 	if con.Sampled() {
 		v.Sampled = "sample_freq is " + sampledText(con)
 	}
+	if con.Misfit != "" {
+		v.Sampled += "; the samples cannot all be the servers' own: " + con.Misfit
+	}
 	v.Form.URL, v.Form.For = consumerURL(con.ConsumerKey)+"/measure", cmp.Or(form.For, measureSpans[1].key)
 	for _, sp := range measureSpans {
 		v.Form.Spans = append(v.Form.Spans, templates.Option{Value: sp.key, Label: sp.label})
@@ -550,7 +553,8 @@ type consumerDoc struct {
 	AckWaitMS   float64      `json:"ack_wait_ms"`
 	Sampled     string       `json:"sample_freq"`
 	Paused      bool         `json:"paused"`
-	Target      string       `json:"target,omitempty"` // split/target that is measured here
+	Misfit      string       `json:"samples_misfit,omitempty"` // why they cannot all be the servers' own
+	Target      string       `json:"target,omitempty"`         // split/target that is measured here
 	At          time.Time    `json:"measured_at"`
 	Source      fleet.Source `json:"source"`
 }
@@ -568,16 +572,16 @@ func (s *Server) exportConsumers(c echo.Context, name string, rows []*consumerRo
 	for i, k := range rows {
 		docs[i] = consumerDoc{
 			Account: k.Account, Stream: k.Stream, Consumer: k.Consumer.Consumer, Leader: k.Leader, Pending: k.Pending, AckPending: k.AckPending, Redelivered: k.Redelivered, Waiting: k.Waiting,
-			Arrived: k.rate.Arrived, Delivered: k.rate.Delivered, Acked: k.rate.Acked, MaxPending: k.MaxAckPending, AckWaitMS: inMS(k.AckWait), Sampled: k.SampleFreq, Paused: k.Paused,
+			Arrived: k.rate.Arrived, Delivered: k.rate.Delivered, Acked: k.rate.Acked, MaxPending: k.MaxAckPending, AckWaitMS: inMS(k.AckWait), Sampled: k.SampleFreq, Paused: k.Paused, Misfit: k.Misfit,
 			Target: targets[k.ConsumerKey], At: k.At.UTC(), Source: k.Source,
 		}
 	}
 	cols := []string{"account", "stream", "consumer", "leader", "pending", "ack_pending", "redelivered", "waiting", "arrived_per_s", "delivered_per_s", "acked_per_s",
-		"max_ack_pending", "ack_wait_ms", "sample_freq", "paused", "target", "measured_at", "source"}
+		"max_ack_pending", "ack_wait_ms", "sample_freq", "paused", "samples_misfit", "target", "measured_at", "source"}
 	return s.export(c, name, cols, func(yield func([]any) bool) {
 		for _, d := range docs {
 			if !yield([]any{d.Account, d.Stream, d.Consumer, d.Leader, d.Pending, d.AckPending, d.Redelivered, d.Waiting, d.Arrived, d.Delivered, d.Acked,
-				d.MaxPending, d.AckWaitMS, d.Sampled, d.Paused, d.Target, d.At, d.Source}) {
+				d.MaxPending, d.AckWaitMS, d.Sampled, d.Paused, d.Misfit, d.Target, d.At, d.Source}) {
 				return
 			}
 		}
