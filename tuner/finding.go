@@ -62,6 +62,7 @@ type Findings struct {
 	history    map[historyKey][]reading
 	gateways   map[[2]string]time.Time    // between clusters, when they were seen last
 	reported   map[fleet.Entity]time.Time // newest report of a target's workers
+	trips      map[fleet.Entity]trip
 	omitted    int
 }
 
@@ -85,6 +86,7 @@ func NewFindings(cfg FindingsConfig) *Findings {
 		cfg: cfg.withDefaults(), tracks: map[fleet.FindingKey]*track{},
 		suppressed: map[fleet.FindingKey]fleet.Suppression{}, history: map[historyKey][]reading{},
 		gateways: map[[2]string]time.Time{}, reported: map[fleet.Entity]time.Time{},
+		trips: map[fleet.Entity]trip{},
 	}
 }
 
@@ -347,8 +349,33 @@ func (f *Findings) course(e fleet.Entity, name string, at time.Time, value uint6
 	return f.history[k][0].value, span
 }
 
+// trip is a round trip as a server shows it. It measures one at its pings only,
+// up to an hour apart, and shows it in every answer until the next.
+type trip struct {
+	took  time.Duration
+	since time.Time // when it was shown first
+	shown time.Time // when it was shown last
+}
+
+// tripAt is when a round trip was measured, as far as the answers tell: one that
+// stays the same to the nanosecond is the same measurement.
+func (f *Findings) tripAt(e fleet.Entity, took time.Duration, at time.Time) time.Time {
+	t, known := f.trips[e]
+	if !known || t.took != took {
+		t = trip{took: took, since: at}
+	}
+	t.shown = at
+	f.trips[e] = t
+	return t.since
+}
+
 // forget drops the courses of what is no longer there.
 func (f *Findings) forget(now time.Time) {
+	for e, t := range f.trips {
+		if now.Sub(t.shown) > time.Hour {
+			delete(f.trips, e)
+		}
+	}
 	for k, h := range f.history {
 		if now.Sub(h[len(h)-1].at) > 2*f.cfg.Window+time.Minute {
 			delete(f.history, k)

@@ -98,12 +98,15 @@ func (in *inspection) drain(c *fleet.Consumer) string {
 		return ""
 	}
 	r, ok := in.look.Rates.Consumers[c.ConsumerKey]
+	if !ok {
+		return "" // seen once: its rates are not known
+	}
 	done := r.Acked
 	if c.AckPolicy == "none" {
 		done = r.Delivered
 	}
 	switch {
-	case !ok || done <= 0:
+	case done <= 0:
 		return "Nothing is acknowledged: it never drains."
 	case done > r.Arrived:
 		eta := time.Duration(float64(c.Pending) / (done - r.Arrived) * float64(time.Second))
@@ -280,7 +283,7 @@ func checkMisfit(in *inspection) {
 	in.eachConsumer(func(e fleet.Entity, c *fleet.Consumer) {
 		in.judge(e, c.At, c.Misfit != "", func() proof {
 			return proof{
-				text:    fmt.Sprintf("The samples of consumer %s cannot all be the servers' own: %s", c.Consumer, clip(c.Misfit, 300)),
+				text:    fmt.Sprintf("The samples of consumer %s cannot all be the servers' own: %s.", c.Consumer, clip(c.Misfit, 300)),
 				command: consumerInfo(c), source: fleet.AckSample,
 				evidence: figures(figure("samples", clip(c.Misfit, 300), "those of the servers", "")),
 			}

@@ -20,12 +20,12 @@ var linkChecks = []check{
 		Remedy: "Look whether the other cluster runs, and at the gateway section and the network between the two.",
 	}, checkGateways},
 	{fleet.Check{Code: "NET003", Title: "Route is slow", Severity: fleet.Warning,
-		What:   "The round trip between two servers of a cluster takes more than 50 ms.",
+		What:   "The round trip between two servers of a cluster takes more than 50 ms at three pings in a row, which are up to 30 s apart.",
 		Why:    "Every message of a replicated stream waits for one round trip to a quorum, so 50 ms bound a publisher that waits to 20 messages a second.",
 		Remedy: "Put servers that are far apart into clusters of their own, linked by gateways.",
 	}, checkRouteRTT},
 	{fleet.Check{Code: "NET004", Title: "Gateway is slow", Severity: fleet.Warning,
-		What:   "The round trip of a gateway takes more than 500 ms.",
+		What:   "The round trip of a gateway takes more than 500 ms at three pings in a row.",
 		Why:    "Half around the world and back takes 300 ms; more means a full link or a detour.",
 		Remedy: "Look at the network between the clusters and at the load of both ends.",
 	}, checkGatewayRTT},
@@ -35,7 +35,7 @@ var linkChecks = []check{
 		Remedy: "Look at the network and the CPU of both servers; route compression or a pool of routes may help.",
 	}, checkRoutePending},
 	{fleet.Check{Code: "NET006", Title: "Leaf node is slow", Severity: fleet.Warning,
-		What:   "The round trip to a leaf node takes more than 500 ms.",
+		What:   "The round trip to a leaf node takes more than 500 ms at three pings in a row.",
 		Why:    "Half around the world and back takes 300 ms; more means a full link or a detour, and every request over it waits for it.",
 		Remedy: "Look at the network between the leaf node and its hub, and at the load of both.",
 	}, checkLeafRTT},
@@ -107,7 +107,8 @@ func checkRouteRTT(in *inspection) {
 		if from == "" || r.RTT <= 0 {
 			continue
 		}
-		in.judge(link(fleet.KindRoute, from, r.ToName), r.At, r.RTT > in.lim.RouteRTT, func() proof {
+		e := link(fleet.KindRoute, from, r.ToName)
+		in.judge(e, in.engine.tripAt(e, r.RTT, r.At), r.RTT > in.lim.RouteRTT, func() proof {
 			return proof{
 				text:    fmt.Sprintf("The round trip from server %s to %s takes %s.", from, r.ToName, short(r.RTT)),
 				command: about("nats server report connections"), source: source,
@@ -123,7 +124,8 @@ func checkGatewayRTT(in *inspection) {
 		if from == "" || g.RTT <= 0 {
 			continue
 		}
-		in.judge(link(fleet.KindGateway, from, g.ToCluster), g.At, g.RTT > in.lim.GatewayRTT, func() proof {
+		e := link(fleet.KindGateway, from, g.ToCluster)
+		in.judge(e, in.engine.tripAt(e, g.RTT, g.At), g.RTT > in.lim.GatewayRTT, func() proof {
 			return proof{
 				text:    fmt.Sprintf("The round trip from server %s to cluster %s takes %s.", from, g.ToCluster, short(g.RTT)),
 				command: about("nats server report gateways"), source: source,
@@ -160,7 +162,7 @@ func checkLeafRTT(in *inspection) {
 		if l.RTT <= 0 {
 			continue
 		}
-		in.judge(e, l.At, l.RTT > in.lim.LeafRTT, func() proof {
+		in.judge(e, in.engine.tripAt(e, l.RTT, l.At), l.RTT > in.lim.LeafRTT, func() proof {
 			return proof{
 				text:    fmt.Sprintf("The round trip from server %s to leaf node %s (account %s) takes %s.", from, l.Name, l.Account, short(l.RTT)),
 				command: about("nats server report leafnodes"), source: source,

@@ -3,6 +3,7 @@ package tuner
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -248,4 +249,36 @@ accounts {
 	r.fires("QUE001", "orders pool")
 	old.Close()
 	r.clears("QUE001", "orders pool")
+}
+
+// testForgedSamples has a client that sends what looks like the servers' samples.
+func testForgedSamples(t *testing.T) {
+	srv := natstest.Server(t, named("one"), natstest.Accounts())
+	nc := natstest.Connect(t, srv.ClientURL(), nats.UserInfo(natstest.AppUser, natstest.AppPassword))
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "WORK", MaxAge: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateConsumer(t.Context(), "WORK", jetstream.ConsumerConfig{Durable: "c", AckPolicy: jetstream.AckExplicitPolicy, SampleFrequency: "100"}); err != nil {
+		t.Fatal(err)
+	}
+	var ahead atomic.Int64
+	r := newRig(t, FindingsConfig{}, collector.Config{Monitor: []string{natstest.MonitorURL(srv)}, Conn: nc, AckEvery: lookEvery,
+		Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }})
+	r.firesWhile("CON011", "APP/WORK/c", func() {
+		if err := nc.Publish("$JS.EVENT.METRIC.CONSUMER.ACK.WORK.c", []byte(`{"type":"io.nats.jetstream.metric.v1.consumer_ack","id":"x","stream":"WORK","consumer":"c","consumer_seq":1,"stream_seq":1,"ack_time":9000000000000,"deliveries":1}`)); err != nil {
+			t.Fatal(err)
+		}
+	})
+	// The mark stays for five minutes after the last of them was looked at.
+	if err := nc.FlushTimeout(patience); err != nil {
+		t.Fatal(err)
+	}
+	r.clearsWhile("CON011", "APP/WORK/c", func() {
+		r.rounds(1)
+		ahead.Add(int64(time.Minute))
+	})
 }

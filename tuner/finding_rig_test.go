@@ -34,7 +34,7 @@ type rig struct {
 
 func newRig(t *testing.T, cfg FindingsConfig, col collector.Config) *rig {
 	t.Helper()
-	def(&cfg.Window, 2*time.Second)
+	def(&cfg.Window, 10*time.Second) // three looks of a busy machine fit in
 	def(&cfg.Flap, time.Millisecond) // every return is told as a new one
 	def(&col.Interval, lookEvery)
 	if col.Now == nil {

@@ -115,9 +115,9 @@ func TestWhatVanishesLeavesNothingOpen(t *testing.T) {
 	at := day0
 	for i := range 6 {
 		s := disturbed(at, 5000+2000*uint64(i))
-		s.Gateways = []fleet.Gateway{{From: "IDn1", FromCluster: "c", ToCluster: "far", RTT: time.Second, At: at}}
-		s.Leafs = []fleet.Leaf{{Server: "IDn1", Name: "edge", RTT: time.Second, At: at}}
-		s.Routes = []fleet.Route{{From: "IDn1", To: "IDn2", ToName: "n2", RTT: time.Second, Pending: 1 << 30, At: at}}
+		s.Gateways = []fleet.Gateway{{From: "IDn1", FromCluster: "c", ToCluster: "far", RTT: time.Second + time.Duration(i), At: at}}
+		s.Leafs = []fleet.Leaf{{Server: "IDn1", Name: "edge", RTT: time.Second + time.Duration(i), At: at}}
+		s.Routes = []fleet.Route{{From: "IDn1", To: "IDn2", ToName: "n2", RTT: time.Second + time.Duration(i), Pending: 1 << 30, At: at}}
 		s.Conns = []fleet.Conn{{Server: "IDn1", CID: 7, Pending: 1 << 30, At: at}}
 		s.Queues = []fleet.QueueGroup{crew(at, 100, 100, 0)}
 		s.Services = []fleet.Service{
@@ -271,7 +271,7 @@ func TestForgedSamplesAreTold(t *testing.T) {
 	for range 200 {
 		slow.Add(29 * time.Second)
 	}
-	misfit := "there were 500 samples of 20 acknowledgements."
+	misfit := "there were 500 samples of 20 acknowledgements"
 	look := func(i int) {
 		at := day0.Add(time.Duration(i) * time.Minute)
 		k := fleet.ConsumerKey{Account: "A", Stream: "S", Consumer: "c"}
@@ -291,5 +291,39 @@ func TestForgedSamplesAreTold(t *testing.T) {
 	}
 	if open := f.Open(); len(open) != 1 || open[0].Code != "CON003" {
 		t.Errorf("open %+v, want CON003 as soon as the samples fit", open)
+	}
+}
+
+// A server measures a round trip rarely and shows it in every answer: one slow
+// ping is one measurement.
+func TestOneSlowPingIsOneMeasurement(t *testing.T) {
+	t.Parallel()
+	f := NewFindings(FindingsConfig{})
+	at := day0
+	show := func(rtt time.Duration) int {
+		s := &fleet.Snapshot{TakenAt: at, Routes: []fleet.Route{{From: "IDa", To: "IDb", ToName: "b", RTT: rtt, At: at}}}
+		for _, name := range []string{"a", "b"} {
+			s.Servers = append(s.Servers, fleet.Server{ID: "ID" + name, Name: name, Cluster: "c", State: fleet.Healthy, At: at, Now: at, Start: day0, Cores: 2, Version: "2.15.2"})
+		}
+		f.Inspect(fleet.Look{At: at, Interval: 5 * time.Second, Snapshot: s}, nil, nil)
+		at = at.Add(5 * time.Second)
+		return countCode(f.Open(), "NET003")
+	}
+	for range 500 {
+		if show(69*time.Millisecond) != 0 {
+			t.Fatal("one slow ping opened NET003")
+		}
+	}
+	show(70 * time.Millisecond)
+	if show(71*time.Millisecond) != 1 {
+		t.Fatal("three slow pings did not open NET003")
+	}
+	for range 500 {
+		if show(time.Millisecond) != 1 {
+			t.Fatal("one fast ping closed it")
+		}
+	}
+	if show(2*time.Millisecond) != 0 {
+		t.Error("two fast pings did not close it")
 	}
 }
