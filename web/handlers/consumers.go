@@ -390,9 +390,6 @@ func (s *Server) measureView(con *fleet.Consumer, form templates.MeasureForm) te
 	if con.Sampled() {
 		v.Sampled = "sample_freq is " + sampledText(con)
 	}
-	if con.Misfit != "" {
-		v.Sampled += "; the samples cannot all be the servers' own: " + con.Misfit
-	}
 	v.Form.URL, v.Form.For = consumerURL(con.ConsumerKey)+"/measure", cmp.Or(form.For, measureSpans[1].key)
 	for _, sp := range measureSpans {
 		v.Form.Spans = append(v.Form.Spans, templates.Option{Value: sp.key, Label: sp.label})
@@ -425,6 +422,13 @@ func (s *Server) measureView(con *fleet.Consumer, form templates.MeasureForm) te
 		v.Why = "This row sums up many consumers with generated names; they are not measured one by one."
 	} else if err := s.Control.Ready(); err != nil {
 		v.Why = "It cannot be measured now: " + fault(err).Title
+	}
+	if con.Misfit != "" {
+		said := &v.Sampled
+		if v.Why != "" {
+			said = &v.Why
+		}
+		*said = strings.TrimSuffix(*said, ".") + "; the samples cannot all be the servers' own: " + con.Misfit + "."
 	}
 	return v
 }
