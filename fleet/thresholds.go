@@ -24,8 +24,8 @@ type Thresholds struct {
 	Peers        int           // peer-expect
 	PeerLag      uint64        // peer-lag-critical
 	PeerSeen     time.Duration // peer-seen-critical
-	MsgsWarn     uint64        // msgs-warn; below MsgsCritical it is an upper limit, above it a lower one
-	MsgsCritical uint64        // msgs-critical
+	MsgsWarn     uint64        // msgs-warn; below MsgsCritical it is an upper limit, above it or alone a lower one
+	MsgsCritical uint64        // msgs-critical; alone it is a lower limit
 	SubjWarn     int           // subjects-warn
 	SubjCritical int           // subjects-critical
 
