@@ -636,6 +636,9 @@ func FuzzNamePattern(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
+		if len(name) > 4096 {
+			return // no subject is that long
+		}
 		p := namePattern(name)
 		if len(p) > len(name) {
 			t.Errorf("namePattern(%q) = %q, longer than the name", name, p)
