@@ -154,6 +154,7 @@ func New(cfg Config, sink Sink) (*Collector, error) {
 	c.pushed = newPushed(cfg.Now)
 	c.services = newServices(cfg.Conn, cfg.Now)
 	c.folds = newFolds(cfg.Now)
+	c.misfits.after = 2 * time.Duration(everyRounds[fleet.Slow]) * cfg.Interval
 	return c, nil
 }
 

@@ -34,7 +34,8 @@ type ackTotal struct {
 // client of an account may publish what looks like a sample; what the servers
 // cannot have sent is marked. Its state is owned by the rounds.
 type misfits struct {
-	by map[fleet.ConsumerKey]*doubt
+	after time.Duration // how long configurations may be old; misfitAfter at least
+	by    map[fleet.ConsumerKey]*doubt
 }
 
 // doubt is what is known of one consumer's samples.
@@ -87,7 +88,7 @@ func (m *misfits) judge(now time.Time, rows []fleet.Consumer, account string, wh
 		}
 		exists[k] = true
 		d := m.of(k, now)
-		if why := d.look(now, c, total, uint64(max(waiting, 0))); why != "" {
+		if why := d.look(now, c, total, uint64(max(waiting, 0)), m.patience()); why != "" {
 			d.why, d.until = why, now.Add(misfitFor)
 		}
 		if now.Before(d.until) {
@@ -110,13 +111,15 @@ func (m *misfits) judge(now time.Time, rows []fleet.Consumer, account string, wh
 		if exists[k] {
 			continue
 		}
-		if d := m.of(k, now); d.without(now, total.came) {
+		if d := m.of(k, now); d.without(now, total.came, m.patience()) {
 			missing = append(missing, clipped(k.Stream, 64)+"/"+clipped(k.Consumer, 64))
 		}
 	}
 	slices.Sort(missing)
 	return events, missing
 }
+
+func (m *misfits) patience() time.Duration { return max(m.after, misfitAfter) }
 
 func (m *misfits) of(k fleet.ConsumerKey, now time.Time) *doubt {
 	d := m.by[k]
@@ -128,13 +131,13 @@ func (m *misfits) of(k fleet.ConsumerKey, now time.Time) *doubt {
 }
 
 // without reports whether samples have been coming for long without a reason.
-func (d *doubt) without(now time.Time, came uint64) bool {
+func (d *doubt) without(now time.Time, came uint64, after time.Duration) bool {
 	more := came != d.came
 	d.came = came
 	switch {
 	case d.odd.IsZero():
 		d.odd = now
-	case now.Sub(d.odd) < misfitAfter:
+	case now.Sub(d.odd) < after:
 	default:
 		if more {
 			d.until = now.Add(misfitFor)
@@ -145,7 +148,7 @@ func (d *doubt) without(now time.Time, came uint64) bool {
 }
 
 // look says what does not fit now; "" if nothing is known to.
-func (d *doubt) look(now time.Time, c *fleet.Consumer, t ackTotal, waiting uint64) string {
+func (d *doubt) look(now time.Time, c *fleet.Consumer, t ackTotal, waiting uint64, after time.Duration) string {
 	if c.AckPolicy == "" {
 		return "" // its configuration was not read yet
 	}
@@ -153,7 +156,7 @@ func (d *doubt) look(now time.Time, c *fleet.Consumer, t ackTotal, waiting uint6
 	tooMany := d.count(now, c, t.came, waiting)
 	switch {
 	case c.AckPolicy != "explicit" || !c.Sampled():
-		if d.without(now, t.came) && more {
+		if d.without(now, t.came, after) && more {
 			if c.AckPolicy != "explicit" {
 				return "its acknowledgements are not explicit, and the servers sample no others"
 			}
