@@ -84,7 +84,7 @@ func checkLag(in *inspection) {
 			more := c.Pending - first
 			growth := float64(more) / max(span.Seconds(), 1e-3)
 			return proof{
-				text:    fmt.Sprintf("%s wait for consumer %s, %s more than %s before. %s", plural(int(c.Pending), "message"), c.Consumer, number(float64(more)), short(span), in.drain(c)),
+				text:    fmt.Sprintf("%s wait for consumer %s, %s more than %s before.%s", plural(int(c.Pending), "message"), c.Consumer, number(float64(more)), short(span), in.drain(c)),
 				command: consumerInfo(c), source: c.Source,
 				evidence: figures(figure("waiting", number(float64(c.Pending)), number(float64(in.lim.Lag)), fleet.ColPending), figure("growth", number(growth)+" msg/s", "0", fleet.ColPending)),
 			}
@@ -92,7 +92,8 @@ func checkLag(in *inspection) {
 	})
 }
 
-// drain says how long a backlog would take at the present rates.
+// drain says how long a backlog would take at the present rates, as a sentence
+// that follows another.
 func (in *inspection) drain(c *fleet.Consumer) string {
 	if in.look.Rates == nil {
 		return ""
@@ -107,13 +108,13 @@ func (in *inspection) drain(c *fleet.Consumer) string {
 	}
 	switch {
 	case done <= 0:
-		return "Nothing is acknowledged: it never drains."
+		return " Nothing is acknowledged: it never drains."
 	case done > r.Arrived:
 		eta := time.Duration(float64(c.Pending) / (done - r.Arrived) * float64(time.Second))
-		return fmt.Sprintf("At the present rates (%s msg/s arrive, %s are done) it drains in %s.", number(r.Arrived), number(done), short(eta))
+		return fmt.Sprintf(" At the present rates (%s msg/s arrive, %s are done) it drains in %s.", number(r.Arrived), number(done), short(eta))
 	}
 	eta := time.Duration(float64(c.Pending) / done * float64(time.Second))
-	return fmt.Sprintf("It never drains while %s msg/s arrive and %s are done; if nothing more arrived, it would take %s.", number(r.Arrived), number(done), short(eta))
+	return fmt.Sprintf(" It never drains while %s msg/s arrive and %s are done; if nothing more arrived, it would take %s.", number(r.Arrived), number(done), short(eta))
 }
 
 func checkRedeliveries(in *inspection) {
