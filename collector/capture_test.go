@@ -345,7 +345,7 @@ func checkVersion(t *testing.T, version string) {
 	}
 	l.setAccstatz(decodeInto[accstatz](t, capture(t, version, "accstatz")))
 	i = slices.IndexFunc(l.accounts, func(a fleet.Account) bool { return a.Name == "APP" })
-	if i < 0 || l.accounts[i].Conns == 0 || l.accounts[i].Subs == 0 || l.accounts[i].InMsgs == 0 || l.accounts[i].OutMsgs == 0 || l.accounts[i].InBytes == 0 {
+	if i < 0 || l.accounts[i].Conns == 0 || l.accounts[i].Leafs != 1 || l.accounts[i].Subs == 0 || l.accounts[i].InMsgs == 0 || l.accounts[i].OutMsgs == 0 || l.accounts[i].InBytes == 0 {
 		t.Errorf("accounts %+v", l.accounts)
 	}
 	checkQueues(t, s.ID, decodeInto[subbedConnz](t, capture(t, version, "connz-subs")))
