@@ -97,7 +97,8 @@ func (m *memory) kinds() []string {
 	return out
 }
 
-const patience = 30 * time.Second
+// patience is for machines that do much else and race detectors.
+const patience = 90 * time.Second
 
 // collect runs a collector until the test ends.
 func collect(t *testing.T, cfg Config) *memory {
@@ -257,9 +258,10 @@ func TestEverySourceTellsTheSame(t *testing.T) {
 			st.Subjects[0] != "orders.>" || st.Account != "APP" || st.Bytes == 0 || st.Source != source || st.LastTime.IsZero() {
 			t.Errorf("stream %+v", st)
 		}
-		if s.Cost.Requests == 0 || s.Cost.Bytes == 0 || s.Cost.Took <= 0 {
-			t.Errorf("cost %+v, want what it took", s.Cost)
-		}
+		// An answer that comes late is in the cost of a later round.
+		wait.For(t, patience, "what it cost", func() bool {
+			return slices.ContainsFunc(m.all(), func(s fleet.Snapshot) bool { return s.Cost.Requests > 0 && s.Cost.Bytes > 0 && s.Cost.Took > 0 })
+		})
 		if !servers {
 			return
 		}
@@ -378,7 +380,9 @@ func TestHungServerDoesNotDelayTheOthers(t *testing.T) {
 	}
 	defer ln.Close()
 	hung := "http://" + ln.Addr().String()
+	// The same at the same time without it shows how fast this machine is now.
 	const interval = 250 * time.Millisecond
+	alone := collect(t, Config{Monitor: []string{natstest.MonitorURL(srv)}, Interval: interval})
 	m := collect(t, Config{Monitor: []string{hung, natstest.MonitorURL(srv)}, Interval: interval})
 	wait.For(t, patience, "the problem and 12 snapshots after it", func() bool {
 		all := m.all()
@@ -387,8 +391,18 @@ func TestHungServerDoesNotDelayTheOthers(t *testing.T) {
 		})
 		return i >= 0 && len(all) > i+12
 	})
+	beside, without := medianGap(m.all()), medianGap(alone.all())
+	t.Logf("the good server is read every %v beside a hung one and every %v alone", beside, without)
+	// Waiting for the hung one takes requestTimeout.
+	if beside > without+requestTimeout/4 {
+		t.Errorf("the good server is read every %v beside a hung one and every %v alone", beside, without)
+	}
+}
+
+// medianGap is the time between two looks at the same server.
+func medianGap(all []fleet.Snapshot) time.Duration {
 	var at []time.Time
-	for _, s := range m.all() {
+	for _, s := range all {
 		for _, v := range s.Servers {
 			if len(at) == 0 || v.At != at[len(at)-1] {
 				at = append(at, v.At)
@@ -400,9 +414,10 @@ func TestHungServerDoesNotDelayTheOthers(t *testing.T) {
 		gaps = append(gaps, at[i].Sub(at[i-1]))
 	}
 	slices.Sort(gaps)
-	if median := gaps[len(gaps)/2]; median < interval*9/10 || median > interval*11/10 {
-		t.Errorf("the good server is read every %v, want %v ± 10 %%", median, interval)
+	if len(gaps) == 0 {
+		return 0
 	}
+	return gaps[len(gaps)/2]
 }
 
 func TestSecretsAreNeverKept(t *testing.T) {

@@ -37,7 +37,9 @@ func TestForgedSamplesAreMarked(t *testing.T) {
 			}
 		}
 	}
-	wait.For(t, patience, "the mark", func() bool {
+	// Two comparisons of two looks each: on a machine that is busy a look at all
+	// consumers may be taken every half minute only.
+	wait.For(t, 3*patience, "the mark", func() bool {
 		publish(t, j, "orders.a", 50)
 		ackSome(t, honest, 50, 50)
 		forge("forged", 200)
