@@ -96,7 +96,7 @@ func newApp(ctx context.Context, s setup) (_ *app, err error) {
 		Interval: s.interval, Now: time.Now, Log: s.log,
 	})
 	a.web = handlers.New(handlers.Deps{
-		Metrics: a.db, Journal: a.db.Journal(), Control: a.control, Demo: s.demo,
+		Metrics: a.db, Columns: store.ExportColumns, Journal: a.db.Journal(), Control: a.control, Demo: s.demo,
 		Findings: a.watch, Checks: tuner.Checks(),
 		Log: s.log, Now: time.Now,
 		System: s.system, Version: versionText(), Operator: s.operator,

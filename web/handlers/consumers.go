@@ -30,11 +30,6 @@ func consumerURL(k fleet.ConsumerKey) string {
 	return "/consumers/" + url.PathEscape(k.Account) + "/" + url.PathEscape(k.Stream) + "/" + url.PathEscape(k.Consumer)
 }
 
-// streamURL lists the consumers of a stream.
-func streamURL(k fleet.StreamKey) string {
-	return "/consumers?" + url.Values{"account": {k.Account}, "stream": {k.Stream}}.Encode()
-}
-
 // consumerState gives a consumer a shape and a word. Only what stands in its own
 // figures is said here; what the checks found has its own page.
 func (s *Server) consumerState(c *fleet.Consumer) (tone, word string) {
@@ -266,7 +261,7 @@ func (s *Server) answerConsumer(c echo.Context, status int, con *fleet.Consumer,
 	}
 	k := con.ConsumerKey
 	v := templates.Consumer{Name: k.Consumer, Where: strings.TrimPrefix(k.Account+" / "+k.Stream, " / "), StreamURL: streamURL(fleet.StreamKey{Account: k.Account, Stream: k.Stream}),
-		CSV: consumerURL(k) + ".csv", JSON: consumerURL(k) + ".json", Measure: s.measureView(con, form)}
+		CSV: consumerURL(k) + ".csv", JSON: consumerURL(k) + ".json", Download: exportURL(k.Entity()), Measure: s.measureView(con, form)}
 	v.Status.Tone, v.Status.Word = s.consumerState(con)
 	v.KPIs, v.State = s.consumerKPIs(con), s.consumerFacts(con)
 	if v.Charts, err = s.charts(c.Request().Context(), chartArgs{consumer: k, span: span}, "consumer-latency", "consumer-rate", "consumer-pending", "consumer-redelivered"); err != nil {
@@ -283,26 +278,7 @@ func (s *Server) answerConsumer(c echo.Context, status int, con *fleet.Consumer,
 		{Name: "max_ack_pending", Value: limit(con.MaxAckPending)}, {Name: "max_deliver", Value: limit(con.MaxDeliver)}, {Name: "sample_freq", Value: sampledText(con)},
 		{Name: "Created", Value: cmp.Or(s.when(con.Created).Exact, none)},
 	}
-	if con.Leader != "" {
-		v.Replicas = append(v.Replicas, templates.ReplicaRow{Name: con.Leader, URL: serverURL(con.Leader), Role: "leader", Tone: "ok", State: "leads", Lag: none, Active: none})
-	}
-	for _, p := range con.Peers {
-		r := templates.ReplicaRow{Name: p.Name, URL: serverURL(p.Name), Role: "follower", Tone: "ok", State: "current", Lag: countWords(p.Lag), Active: duration(p.Active)}
-		switch {
-		case p.Offline:
-			r.Tone, r.State = "crit", "offline"
-		case !p.Current:
-			r.Tone, r.State = "warn", "behind"
-		}
-		v.Replicas = append(v.Replicas, r)
-	}
-	if s.Findings != nil {
-		for _, f := range s.Findings.Open() {
-			if f.Entity == k.Entity() {
-				v.Findings = append(v.Findings, templates.Need{Tone: severityTone(f.Severity), What: f.Title, Detail: lead(f.Text), URL: findingURL(f), Since: s.when(f.Since)})
-			}
-		}
-	}
+	v.Replicas, v.Findings = replicaRows(con.Leader, con.Peers), s.findingsOn(k.Entity())
 	for _, rev := range s.Control.Splits() {
 		for _, t := range rev.Split.Targets {
 			if at, ok := s.consumerOf(t); ok && at == k {

@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"context"
+	"iter"
 	"log/slog"
 	"time"
 
@@ -28,6 +29,9 @@ type Metrics interface {
 	// SnapshotAt is the system as it was recorded at a past moment, and its rates
 	// then, both shared and never changed; NotFound when nothing is.
 	SnapshotAt(ctx context.Context, at time.Time) (*fleet.Snapshot, *fleet.Rates, error)
+	// Export yields the course of one thing, oldest first and in constant memory;
+	// an error is the last that it yields.
+	Export(ctx context.Context, q fleet.ExportQuery) iter.Seq2[fleet.ExportRow, error]
 }
 
 // Journal is the record of what was decided.
@@ -118,6 +122,7 @@ type DemoServer struct {
 // Deps is everything the pages need, plugged together in app.go.
 type Deps struct {
 	Metrics  Metrics
+	Columns  func(fleet.Kind) (names, units []string) // that are recorded of a kind; none of an unknown one
 	Journal  Journal
 	Control  Control
 	Findings Findings      // nil: nothing judges what was measured

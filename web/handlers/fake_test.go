@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"iter"
 	"log/slog"
 	"math"
 	"net"
@@ -90,7 +91,7 @@ type load struct {
 
 func (w *world) deps() Deps {
 	d := Deps{
-		Metrics: w, Journal: w, Control: w, Log: slog.New(slog.DiscardHandler), Now: w.now,
+		Metrics: w, Columns: columnsOf, Journal: w, Control: w, Log: slog.New(slog.DiscardHandler), Now: w.now,
 		System: "demo", Version: "0.1.0-test", Operator: "ada", Interval: time.Second,
 	}
 	if w.demo != nil {
@@ -477,6 +478,46 @@ func (w *world) SnapshotAt(_ context.Context, at time.Time) (*fleet.Snapshot, *f
 	r := *w.rates
 	r.At = s.TakenAt
 	return &s, &r, nil
+}
+
+// Export is a row a second, with a gap of a minute in the middle.
+func (w *world) Export(ctx context.Context, q fleet.ExportQuery) iter.Seq2[fleet.ExportRow, error] {
+	return func(yield func(fleet.ExportRow, error) bool) {
+		if w.metricsErr != nil || q.Key == "nobody" {
+			if w.metricsErr != nil {
+				yield(fleet.ExportRow{}, w.metricsErr)
+			}
+			return
+		}
+		step := max(q.Step, time.Second)
+		for at := q.From.Truncate(step); at.Before(q.To); at = at.Add(step) {
+			if err := ctx.Err(); err != nil {
+				yield(fleet.ExportRow{}, err)
+				return
+			}
+			row := fleet.ExportRow{At: at, Step: step, Points: make([]fleet.Point, len(q.Columns))}
+			for i := range row.Points {
+				row.Points[i] = fleet.Point{At: at, Min: 1, Max: 3, Avg: 2.5, N: 4}
+			}
+			if at.Second() == 7 {
+				row.Points[0].N = 0
+			}
+			if !yield(row, nil) {
+				return
+			}
+		}
+	}
+}
+
+// columnsOf are those of the fixture's series.
+func columnsOf(k fleet.Kind) (names, units []string) {
+	switch k {
+	case fleet.KindServer:
+		return []string{fleet.ColCPU, fleet.ColMem, fleet.ColInMsgs}, []string{"%", "B", "msg/s"}
+	case fleet.KindConsumer:
+		return []string{fleet.ColPending, fleet.ColAcked}, []string{"", "msg/s"}
+	}
+	return nil, nil
 }
 
 // Journal

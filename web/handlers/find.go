@@ -1,7 +1,6 @@
 package handlers
 
 import (
-	"net/url"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -11,8 +10,6 @@ import (
 
 // maxHits is what a list under the find box has room for.
 const maxHits = 12
-
-func serverURL(name string) string { return "/topology?server=" + url.QueryEscape(name) }
 
 // find searches what there is by a part of its name.
 func (s *Server) find(c echo.Context) error {
@@ -52,7 +49,10 @@ func (s *Server) found(q string) templates.Found {
 	}
 	snap := s.Metrics.Latest()
 	for _, sv := range snap.Servers {
-		add(sv.Name, "server", serverURL(sv.Name), "topology")
+		add(sv.Name, "server", serverURL(sv.Name), navServers)
+	}
+	for _, ac := range snap.Accounts {
+		add(ac.Name, "account", accountURL(ac.Name), navAccounts)
 	}
 	for _, st := range snap.Streams {
 		add(st.Stream, "stream of "+st.Account, streamURL(st.StreamKey), "streams")

@@ -23,6 +23,10 @@ const (
 	navTopology    = "topology"
 	navFindings    = "findings"
 	navConsumers   = "consumers"
+	navServers     = "servers"
+	navStreams     = "streams"
+	navConnections = "connections"
+	navAccounts    = "accounts"
 	navSplits      = "splits"
 	navSuggestions = "suggestions"
 	navJournal     = "journal"
@@ -72,7 +76,13 @@ func (s *Server) nav(current string) []templates.NavGroup {
 			{Name: "Overview", URL: "/", Icon: "overview", Key: "o"},
 			{Name: "Topology", URL: "/topology", Icon: "topology", Key: "t"},
 			{Name: "Findings", URL: "/findings", Icon: navFindings, Key: "f", Badge: badge(s.pressing()), BadgeKey: "nav.findings"},
+		}},
+		{Head: "System", Items: []templates.NavItem{
+			{Name: "Servers", URL: "/servers", Icon: navServers, Key: "v"},
+			{Name: "Streams", URL: "/streams", Icon: navStreams, Key: "m"},
 			{Name: "Consumers", URL: "/consumers", Icon: navConsumers, Key: "c"},
+			{Name: "Connections", URL: "/connections", Icon: navConnections, Key: "n"},
+			{Name: "Accounts", URL: "/accounts", Icon: navAccounts, Key: "a"},
 		}},
 		{Head: "Steer", Items: []templates.NavItem{
 			{Name: "Splits", URL: "/splits", Icon: "splits", Key: "s"},

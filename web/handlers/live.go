@@ -44,6 +44,9 @@ const (
 	topicFindings    = "findings"  // findings:QUERY of the list's URL
 	topicConsumers   = "consumers" // consumers:QUERY of the list's URL
 	topicConsumer    = "consumer"  // consumer:QUERY that names it
+	topicServer      = "server"    // server:QUERY that names it
+	topicStream      = "stream"    // stream:QUERY that names it
+	topicAccount     = "account"   // account:QUERY that names it
 )
 
 // update is what a topic shows at one moment.
@@ -82,6 +85,15 @@ func (s *Server) topics() map[string]topicFunc {
 		topicFindings:    s.findingsTopic,
 		topicConsumers:   s.consumersTopic,
 		topicConsumer:    s.consumerTopic,
+		topicServer:      s.serverTopic,
+		topicStream:      s.streamTopic,
+		topicAccount:     s.accountTopic,
+
+		serverPages.id:        serverPages.topic(s),
+		streamPages.id:        streamPages.topic(s),
+		connectionPages.id:    connectionPages.topic(s),
+		connectionSumPages.id: connectionSumPages.topic(s),
+		accountPages.id:       accountPages.topic(s),
 	}
 }
 

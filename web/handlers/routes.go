@@ -27,10 +27,15 @@ func (s *Server) pages(e *echo.Echo) {
 	suggestionRoutes(s, e)
 	journalRoutes(s, e)
 	findingRoutes(s, e)
+	serverRoutes(s, e)
+	streamRoutes(s, e)
 	consumerRoutes(s, e)
+	connectionRoutes(s, e)
+	accountRoutes(s, e)
 	topologyRoutes(s, e)
 	chartRoutes(s, e)
 	reportRoutes(s, e)
+	exportRoutes(s, e)
 }
 
 // page adds a page's URL together with its .json and .csv twins, which the

@@ -17,6 +17,7 @@ import (
 	"github.com/labstack/echo/v4/middleware"
 	"github.com/nats-io/nuid"
 
+	"ballast/fleet"
 	"ballast/web/static"
 )
 
@@ -56,6 +57,9 @@ func New(d Deps) *Server {
 	}
 	if d.Interval <= 0 {
 		d.Interval = time.Second
+	}
+	if d.Columns == nil {
+		d.Columns = func(fleet.Kind) (names, units []string) { return nil, nil }
 	}
 	if d.Operator == "" {
 		d.Operator = "operator"
@@ -108,10 +112,11 @@ func raw(c echo.Context) bool {
 	return p == "/live" || strings.HasPrefix(p, static.Prefix)
 }
 
-// limitTime gives every request but a stream a deadline.
+// limitTime gives every request a deadline, but a stream and an export, which end
+// when their reader takes nothing any more.
 func limitTime(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		if c.Request().URL.Path == "/live" {
+		if p := c.Request().URL.Path; p == "/live" || p == exportPath {
 			return next(c)
 		}
 		r := c.Request()

@@ -670,9 +670,6 @@ func topologyRoutes(s *Server, e *echo.Echo) {
 	e.GET("/topology/svg", s.getTopologySVG)
 	e.GET("/topology.json", s.getTopologyFile)
 	e.GET("/topology.csv", s.getTopologyFile)
-	for _, ext := range []string{".json", ".csv"} {
-		e.GET("/servers"+ext, s.getServers)
-	}
 }
 
 func topoArgsOf(c echo.Context) (topoArgs, error) {
@@ -932,30 +929,4 @@ func (s *Server) getTopologyFile(c echo.Context) error {
 		}
 	}
 	return s.export(c, "topology", cols, rows, sc.doc())
-}
-
-func (s *Server) getServers(c echo.Context) error {
-	a, err := topoArgsOf(c)
-	if err != nil {
-		return err
-	}
-	sc, err := s.scene(c.Request().Context(), a)
-	if err != nil {
-		return err
-	}
-	docs := []serverDoc{}
-	for _, srv := range sc.servers() {
-		docs = append(docs, sc.serverDoc(srv))
-	}
-	cols := []string{"name", "cluster", "state", "version", "measured_at", "source", "start", "cores", "cpu_percent_of_a_core", "memory_bytes", "connections", "subscriptions",
-		"in_msgs_per_s", "out_msgs_per_s", "in_bytes_per_s", "out_bytes_per_s", "slow_consumers", "rtt_ms", "streams_led", "meta_leader"}
-	rows := func(yield func([]any) bool) {
-		for _, d := range docs {
-			if !yield([]any{d.Name, d.Cluster, d.State, d.Version, d.At, d.Source, d.Start, d.Cores, d.CPU, d.Mem, d.Conns, d.Subs,
-				d.InMsgs, d.OutMsgs, d.InBytes, d.OutBytes, d.Slow, d.RTTMS, d.Streams, d.MetaLeader}) {
-				return
-			}
-		}
-	}
-	return s.export(c, "servers", cols, rows, docs)
 }

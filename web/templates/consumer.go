@@ -14,6 +14,7 @@ type Consumer struct {
 	Splits      []Link
 	Measure     Measure
 	CSV, JSON   string
+	Download    string
 }
 
 // Setting is a figure or setting with its name.

@@ -1,0 +1,236 @@
+package handlers
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"ballast/fleet"
+	"ballast/web/templates"
+)
+
+func accountRoutes(s *Server, e *echo.Echo) {
+	page(e, "/accounts", accountPages.show(s))
+	e.GET("/accounts/:account", s.showAccount)
+}
+
+func accountURL(name string) string { return "/accounts/" + url.PathEscape(name) }
+
+// accountRow is an account with what belongs to it.
+type accountRow struct {
+	*fleet.Account
+	key                string
+	streams, consumers int
+	bytes              uint64 // of its streams, on their leaders
+}
+
+var accountPages = collection[accountRow]{
+	id: navAccounts, title: "Accounts", icon: navAccounts, placeholder: "account", none: "No server told of its accounts yet.",
+	list: (*Server).accountList, rows: func(s *Server, _ listArgs) []accountRow { return s.accountRows() },
+	sub: func(s *Server, rows []accountRow) string {
+		conns := 0
+		for _, r := range rows {
+			conns += r.Conns
+		}
+		return fmt.Sprintf("%s, %s.", count(len(rows), "account"), count(conns, "connection"))
+	},
+	doc: func(s *Server, r *accountRow) any { return accountLineOf(r) },
+}
+
+func (s *Server) accountRows() []accountRow {
+	snap := s.Metrics.Latest()
+	rows := make([]accountRow, len(snap.Accounts))
+	at := map[string]*accountRow{}
+	for i := range snap.Accounts {
+		a := &snap.Accounts[i]
+		rows[i] = accountRow{Account: a, key: htmlID("acc", a.Name)}
+		at[a.Name] = &rows[i]
+	}
+	for i := range snap.Streams {
+		if r := at[snap.Streams[i].Account]; r != nil {
+			r.streams++
+			r.bytes += snap.Streams[i].Bytes
+		}
+	}
+	for i := range snap.Consumers {
+		if r := at[snap.Consumers[i].Account]; r != nil {
+			n := 1
+			if f := snap.Consumers[i].Fold; f != nil {
+				n = f.Count
+			}
+			r.consumers += n
+		}
+	}
+	slices.SortFunc(rows, func(a, b accountRow) int { return strings.Compare(a.Name, b.Name) })
+	return rows
+}
+
+func (s *Server) accountList() listing[accountRow] {
+	counted := func(key, label string, v func(*accountRow) uint64, words func(uint64) string) listCol[accountRow] {
+		return listCol[accountRow]{key: key, label: label, right: true, down: true, by: func(a, b *accountRow) int { return cmp.Compare(v(a), v(b)) },
+			cell: func(r *accountRow) templates.ListCell { return figureCell(r.key, key, words(v(r))) }}
+	}
+	size := func(n uint64) string { return bytesWords(float64(n)) }
+	return listing[accountRow]{
+		path: "/accounts",
+		name: func(r *accountRow) string { return r.Name },
+		cols: []listCol[accountRow]{
+			{key: "name", label: "Account", by: func(a, b *accountRow) int { return strings.Compare(a.Name, b.Name) },
+				cell: func(r *accountRow) templates.ListCell {
+					c := templates.ListCell{Text: r.Name, URL: accountURL(r.Name)}
+					if r.Settings != nil && r.Settings.System {
+						c.Small = "system account"
+					}
+					return c
+				}},
+			counted("conns", "Connections", func(r *accountRow) uint64 { return uint64(max(r.Conns, 0)) }, countWords),
+			counted("leafs", "Leaf nodes", func(r *accountRow) uint64 { return uint64(max(r.Leafs, 0)) }, countWords),
+			counted("subs", "Subscriptions", func(r *accountRow) uint64 { return uint64(max(r.Subs, 0)) }, countWords),
+			counted("in", "Messages in", func(r *accountRow) uint64 { return r.InMsgs }, countWords),
+			counted("out", "Messages out", func(r *accountRow) uint64 { return r.OutMsgs }, countWords),
+			counted("slow", "Slow consumers", func(r *accountRow) uint64 { return r.Slow }, countWords),
+			counted("streams", "Streams", func(r *accountRow) uint64 { return uint64(r.streams) }, countWords),
+			counted("consumers", "Consumers", func(r *accountRow) uint64 { return uint64(r.consumers) }, countWords),
+			counted("bytes", "Stored", func(r *accountRow) uint64 { return r.bytes }, size),
+		},
+	}
+}
+
+// accountLine is an account as a row of the exports.
+type accountLine struct {
+	Name      string    `json:"name"`
+	System    bool      `json:"system"`
+	JetStream bool      `json:"jetstream"`
+	Conns     int       `json:"connections"`
+	Leafs     int       `json:"leaf_nodes"`
+	Subs      int       `json:"subscriptions"`
+	InMsgs    uint64    `json:"in_msgs"`
+	OutMsgs   uint64    `json:"out_msgs"`
+	InBytes   uint64    `json:"in_bytes"`
+	OutBytes  uint64    `json:"out_bytes"`
+	Slow      uint64    `json:"slow_consumers"`
+	Streams   int       `json:"streams"`
+	Consumers int       `json:"consumers"`
+	Bytes     uint64    `json:"stored_bytes"`
+	Imports   int       `json:"imports"`
+	Exports   int       `json:"exports"`
+	Mappings  int       `json:"mappings"`
+	At        time.Time `json:"measured_at"`
+}
+
+func accountLineOf(r *accountRow) accountLine {
+	if r.Account == nil {
+		return accountLine{}
+	}
+	d := accountLine{Name: r.Name, Conns: r.Conns, Leafs: r.Leafs, Subs: r.Subs, InMsgs: r.InMsgs, OutMsgs: r.OutMsgs, InBytes: r.InBytes, OutBytes: r.OutBytes, Slow: r.Slow,
+		Streams: r.streams, Consumers: r.consumers, Bytes: r.bytes, At: r.At.UTC()}
+	if set := r.Settings; set != nil {
+		d.System, d.JetStream, d.Imports, d.Exports, d.Mappings = set.System, set.JetStream, set.Imports, set.Exports, set.Mappings
+	}
+	return d
+}
+
+func (s *Server) accountNamed(name string) *accountRow {
+	rows := s.accountRows()
+	for i := range rows {
+		if rows[i].Name == name {
+			return &rows[i]
+		}
+	}
+	return nil
+}
+
+func accountGone(name string) error {
+	return &fleet.Error{Kind: fleet.NotFound, Msg: fmt.Sprintf("No server told of an account %q.", name), Hint: "An account is seen once somebody connects to it, or with the system account's credentials."}
+}
+
+func (s *Server) showAccount(c echo.Context) error {
+	name, err := pathParam(c, "account")
+	if err != nil {
+		return err
+	}
+	name = withoutFormat(c, name, func(n string) bool { return s.accountNamed(n) != nil })
+	r := s.accountNamed(name)
+	if r == nil {
+		return accountGone(name)
+	}
+	if format(c) != "" {
+		return s.exportDocs(c, "account-"+name, accountLine{}, []any{accountLineOf(r)})
+	}
+	v, err := s.accountDetail(c.Request().Context(), r)
+	if err != nil {
+		return err
+	}
+	topic := topicAccount + ":" + url.Values{"account": {name}}.Encode()
+	return s.showDetail(c, navAccounts, accountURL(name), topic, v, chartArgs{consumer: fleet.ConsumerKey{Account: name}},
+		[]string{"account-msgs", "account-bytes", "account-conns"}, templates.Crumb{Name: "Accounts", URL: "/accounts"})
+}
+
+func (s *Server) accountTopic(ctx context.Context, arg string) (update, error) {
+	q, err := url.ParseQuery(arg)
+	if err != nil {
+		return update{}, fmt.Errorf("read the account's name: %w", err)
+	}
+	r := s.accountNamed(q.Get("account"))
+	if r == nil {
+		return update{}, accountGone(q.Get("account"))
+	}
+	v, err := s.accountDetail(ctx, r)
+	if err != nil {
+		return update{}, err
+	}
+	return detailUpdate(v), nil
+}
+
+// accountDetail is an account's page without its charts.
+func (s *Server) accountDetail(ctx context.Context, r *accountRow) (templates.Detail, error) {
+	const id = "acc"
+	entity := accountEntity(chartArgs{consumer: fleet.ConsumerKey{Account: r.Name}})
+	v := templates.Detail{ID: id, Name: r.Name, CSV: accountURL(r.Name) + ".csv", JSON: accountURL(r.Name) + ".json", Download: exportURL(entity), Findings: s.findingsOn(entity)}
+	v.Status = templates.Status{Tone: "ok", Word: "seen " + cmp.Or(s.when(r.At).Ago, "now")}
+	if s.Now().Sub(r.At) > max(s.staleAfter(), 3*time.Minute) { // it is read more rarely than the servers
+		v.Status = templates.Status{Tone: "stale", Word: "no new data for " + ago(s.Now().Sub(r.At))}
+	}
+	of := url.Values{"account": {r.Name}}
+	v.KPIs = []templates.KPI{
+		{Key: id + "/conns", Label: "Connections", Value: countWords(uint64(max(r.Conns, 0))), URL: withQuery("/connections", of)},
+		{Key: id + "/subs", Label: "Subscriptions", Value: countWords(uint64(max(r.Subs, 0)))},
+		{Key: id + "/streams", Label: "Streams", Value: countWords(uint64(r.streams)), URL: withQuery("/streams", of)},
+		{Key: id + "/consumers", Label: "Consumers", Value: countWords(uint64(r.consumers)), URL: withQuery("/consumers", of)},
+		{Key: id + "/bytes", Label: "Stored", Value: bytesWords(float64(r.bytes)), Note: "on the streams' leaders"},
+		{Key: id + "/slow", Label: "Slow consumers", Value: countWords(r.Slow)},
+	}
+	yes := func(b bool) string {
+		if b {
+			return "yes"
+		}
+		return "no"
+	}
+	if set := r.Settings; set != nil {
+		card := templates.DetailCard{ID: id + "-is", Title: "Account", Sub: "as the servers have it", Settings: []templates.Setting{
+			{Name: "System account", Value: yes(set.System)}, {Name: "JetStream", Value: yes(set.JetStream)}, {Name: "Expired", Value: yes(set.Expired)},
+			{Name: "Imports", Value: countWords(uint64(max(set.Imports, 0)))}, {Name: "Exports", Value: countWords(uint64(max(set.Exports, 0)))}, {Name: "Mappings", Value: countWords(uint64(max(set.Mappings, 0)))},
+			{Name: "Updated", Value: cmp.Or(s.when(set.Updated).Exact, none)}, {Name: "Read", Value: cmp.Or(s.when(set.At).Ago, none), Key: id + "/f-set"},
+		}}
+		if set.Incomplete {
+			card.Sub = "a server could not resolve all that it imports"
+		}
+		v.Cards = append(v.Cards, card)
+	}
+	if r.streams > 0 {
+		v.Tables = append(v.Tables, streamPages.part(s, "acc-streams", "Streams", url.Values{"account": {r.Name}, "sort": {"-bytes"}}))
+	}
+	var err error
+	v.Events, err = s.eventsOf(ctx, func(e *fleet.Event) bool { return e.Entity == r.Name || strings.HasPrefix(e.Entity, r.Name+"/") })
+	return v, err
+}
+
+func accountEntity(a chartArgs) fleet.Entity {
+	return fleet.Entity{Kind: fleet.KindAccount, Key: a.consumer.Account}
+}
