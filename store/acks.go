@@ -500,6 +500,7 @@ func (db *DB) acksBuilt(ctx context.Context) ([]int64, error) {
 func (db *DB) rollUpAcks(ctx context.Context) error {
 	db.sealing.Lock()
 	defer db.sealing.Unlock()
+	db.jobDone() // what is built on is read anew
 	for lvl := 1; lvl < len(ackLevels); lvl++ {
 		l, finer := ackLevels[lvl], ackLevels[lvl-1]
 		built, err := db.acksBuilt(ctx)

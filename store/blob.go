@@ -27,15 +27,29 @@ type block struct {
 // smallAbsent stands for absent in small.
 const smallAbsent = math.MinInt32
 
+// again makes the block one of another slot, in the memory that it has.
+func (b *block) again(e *entity, start int64) {
+	clear(b.base)
+	*b = block{e: e, start: start, at: b.at[:0], base: b.base, small: b.small[:0]}
+	b.follow()
+}
+
+// follow takes over the look before.
+func (b *block) follow() {
+	n := len(b.base)
+	prior := b.base[n : 2*n]
+	b.prior = nil
+	if e := b.e; e.last != nil {
+		b.before, b.prior = e.at, prior
+		copy(prior, e.last)
+	}
+}
+
 func newBlock(e *entity, start int64, looks int) *block {
 	n := len(e.cols)
 	b := &block{e: e, start: start, at: make([]int32, 0, looks), small: make([]int32, 0, looks*n)}
-	own := make([]int64, 2*n)
-	b.base = own[:n:n]
-	if e.last != nil {
-		b.before, b.prior = e.at, own[n:]
-		copy(b.prior, e.last)
-	}
+	b.base = make([]int64, n, 2*n) // and of the look before
+	b.follow()
 	return b
 }
 
@@ -196,8 +210,32 @@ type chunk struct {
 	interval int64 // ms between two looks, as then configured
 }
 
+// scratch is memory for values that is used again.
+type scratch struct{ v []int64 }
+
+// take returns n values, which are not zero.
+func (s *scratch) take(n int) []int64 {
+	if len(s.v)+n > cap(s.v) {
+		s.v = make([]int64, 0, max(2*cap(s.v), 8*n))
+	}
+	at := len(s.v)
+	s.v = s.v[:at+n]
+	return s.v[at : at+n : at+n]
+}
+
 // decodeBlock reads the columns in want.
 func decodeBlock(data []byte, l layouts, want []column, start int64) (chunk, error) {
+	return decodeBlockIn(data, l, want, start, nil)
+}
+
+// decodeBlockIn reads the columns in want. What it returns is overwritten by the
+// next call with the same room; nil makes memory of its own.
+func decodeBlockIn(data []byte, l layouts, want []column, start int64, room *scratch) (chunk, error) {
+	take := func(n int) []int64 { return make([]int64, n) }
+	if room != nil {
+		room.v = room.v[:0]
+		take = room.take
+	}
 	d := decoder{b: data}
 	if d.byte() != blobVersion {
 		return chunk{}, errCorrupt
@@ -211,7 +249,7 @@ func decodeBlock(data []byte, l layouts, want []column, start int64) (chunk, err
 	if d.err != nil {
 		return chunk{}, d.err
 	}
-	c.at = make([]int64, n)
+	c.at = take(n)
 	d.column(c.at)
 	for i := range c.at {
 		c.at[i] += start
@@ -219,8 +257,9 @@ func decodeBlock(data []byte, l layouts, want []column, start int64) (chunk, err
 	c.cols = make([][]int64, len(want))
 	all := d
 	err = readColumns(&d, where, total, func(d *decoder, i int) {
-		c.cols[i] = make([]int64, n)
+		c.cols[i] = take(n)
 		if len(d.b) > 0 && d.b[0] == formSum {
+			clear(c.cols[i])
 			d.sum(&all, total, c.cols[i])
 			return
 		}
@@ -283,153 +322,4 @@ func readColumns(d *decoder, where []int, total int, read func(d *decoder, i int
 		}
 	}
 	return nil
-}
-
-// cell is what one column did in one bucket of time, in the column's stored
-// unit. Of a counter, n counts the intervals that ended in the bucket, sum is
-// the increase, covered the time in which it happened, and min and max are the
-// rates of single intervals per 1000 s.
-type cell struct {
-	at       int64 // start of the bucket, ms
-	n        int64
-	min, max int64
-	sum      int64
-	covered  int64 // ms
-}
-
-func (c *cell) merge(o cell) {
-	if o.n == 0 {
-		return
-	}
-	if c.n == 0 {
-		at := c.at
-		*c = o
-		c.at = at
-		return
-	}
-	c.n += o.n
-	c.sum += o.sum
-	c.covered += o.covered
-	c.min, c.max = min(c.min, o.min), max(c.max, o.max)
-}
-
-// appendCells seals the cells of all columns of a roll-up slot. Every column
-// has the same buckets; one that is empty has n = 0.
-func appendCells(dst []byte, enc *encoder, layout, start, step int64, cols [][]cell) []byte {
-	dst = append(dst, blobVersion)
-	dst = binary.AppendUvarint(dst, uint64(layout))
-	n := len(cols[0])
-	dst = binary.AppendUvarint(dst, uint64(n))
-	v := make([]int64, n)
-	for i, c := range cols[0] {
-		v[i] = (c.at - start) / step
-	}
-	dst = enc.append(dst, v)
-	return appendColumns(dst, len(cols), func(dst []byte, col int) []byte {
-		for field := range cellFields {
-			if same := sameField(cols, col, field); same >= 0 {
-				dst = binary.AppendUvarint(append(dst, formSame), zig(int64(same)))
-				continue
-			}
-			for i := range cols[col] {
-				v[i] = *cols[col][i].field(field)
-			}
-			dst = enc.append(dst, v)
-		}
-		return dst
-	})
-}
-
-const cellFields = 5
-
-func (c *cell) field(i int) *int64 {
-	return [cellFields]*int64{&c.n, &c.min, &c.max, &c.sum, &c.covered}[i]
-}
-
-// sameField is the first column before col that has the same numbers of looks,
-// or the same times between them: mostly all that are counters, or are not.
-func sameField(cols [][]cell, col, field int) int {
-	if field != 0 && field != 4 {
-		return -1
-	}
-	for other := range col {
-		same := true
-		for i := range cols[col] {
-			if *cols[col][i].field(field) != *cols[other][i].field(field) {
-				same = false
-				break
-			}
-		}
-		if same {
-			return other
-		}
-	}
-	return -1
-}
-
-// decodeCells reads the columns in want; a nil one was not recorded then.
-func decodeCells(data []byte, l layouts, want []column, start, step int64) ([][]cell, error) {
-	d := decoder{b: data}
-	if d.byte() != blobVersion {
-		return nil, errCorrupt
-	}
-	where, total, err := l.find(int64(d.uvarint()), want)
-	if err != nil {
-		return nil, err
-	}
-	n := d.looks()
-	if d.err != nil {
-		return nil, d.err
-	}
-	at := make([]int64, n)
-	d.column(at)
-	cols := make([][]cell, len(want))
-	v := make([]int64, n)
-	all := d
-	err = readColumns(&d, where, total, func(d *decoder, i int) {
-		cells := make([]cell, n)
-		for j := range cells {
-			cells[j].at = start + at[j]*step
-		}
-		for field := range cellFields {
-			if len(d.b) > 0 && d.b[0] == formSame {
-				d.byte()
-				d.same(&all, total, d.varint(), field, v)
-			} else {
-				d.column(v)
-			}
-			for j := range cells {
-				*cells[j].field(field) = v[j]
-			}
-		}
-		cols[i] = cells
-	})
-	return cols, err
-}
-
-// same fills out with a field of another column, which is not the same as that
-// of a third.
-func (d *decoder) same(all *decoder, total int, col int64, field int, out []int64) {
-	if d.err != nil || col < 0 || col >= int64(total) {
-		d.fail()
-		return
-	}
-	from := *all
-	err := readColumns(&from, []int{int(col)}, total, func(d *decoder, _ int) {
-		for f := range field + 1 {
-			if len(d.b) > 0 && d.b[0] == formSame {
-				if f == field {
-					d.fail()
-					return
-				}
-				d.byte()
-				d.varint()
-				continue
-			}
-			d.column(out)
-		}
-	})
-	if err != nil {
-		d.fail()
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/bits"
+	"slices"
 )
 
 // A column of int64 is written in the smallest of five forms. Differences wrap
@@ -28,6 +29,13 @@ func varlen(u uint64) int  { return (bits.Len64(u|1) + 6) / 7 }
 type encoder struct {
 	rest   []uint64
 	values []int64
+	spare  []int64
+}
+
+// room is n values of scratch memory.
+func (e *encoder) room(n int) []int64 {
+	e.spare = slices.Grow(e.spare[:0], n)[:n]
+	return e.spare
 }
 
 // append writes v, whose length the reader must know.

@@ -9,7 +9,7 @@ import (
 
 // FuzzBlock reads any bytes as a sealed slot, of looks and of roll-ups.
 func FuzzBlock(f *testing.F) {
-	cols := []column{{name: "a"}, {name: "b"}, {name: "c"}}
+	cols := []column{{name: "a"}, {name: "b"}, {name: "c", counter: true}}
 	l := layouts{names: map[int64][]string{1: {"a", "b", "c"}}}
 	rnd := rand.New(rand.NewPCG(21, 22))
 	for _, n := range []int{1, 3, 50} {
@@ -22,7 +22,7 @@ func FuzzBlock(f *testing.F) {
 			}
 		}
 		f.Add(b.appendTo(nil, &encoder{}, 1, 5000))
-		f.Add(appendCells(nil, &encoder{}, 1, 0, 10_000, cells))
+		f.Add(appendCells(nil, &encoder{}, 1, 0, 10_000, cols, cells))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if c, err := decodeBlock(data, l, cols, 0); err == nil {

@@ -48,6 +48,19 @@ type head struct {
 	lastTick   int64            // id of the last journal row in it
 	looks      int              // about so many of one entity
 	blocks     map[int64]*block // by entity
+	spare      map[int][]*block // of a slot that is on disk, by number of columns
+}
+
+// block makes a block, in used memory if there is some.
+func (h *head) block(e *entity) *block {
+	n := len(e.cols)
+	if spare := h.spare[n]; len(spare) > 0 {
+		b := spare[len(spare)-1]
+		h.spare[n] = spare[:len(spare)-1]
+		b.again(e, h.start)
+		return b
+	}
+	return newBlock(e, h.start, h.looks)
 }
 
 func (h *head) add(e *entity, at int64, v []int64) {
@@ -55,7 +68,7 @@ func (h *head) add(e *entity, at int64, v []int64) {
 		return // a clock that stepped back by weeks
 	}
 	if e.in != h {
-		e.in, e.block = h, newBlock(e, h.start, h.looks)
+		e.in, e.block = h, h.block(e)
 		h.blocks[e.id] = e.block
 	}
 	e.block.add(at, v)
@@ -88,7 +101,8 @@ func (db *DB) headFor(at int64) *head {
 	}
 	end = max(end, start+unit)
 	looks := min(int((end-start)/db.intervalMS())+2, 1000)
-	db.open = &head{start: start, end: end, looks: looks, blocks: make(map[int64]*block, len(db.entities))}
+	db.open = &head{start: start, end: end, looks: looks, blocks: make(map[int64]*block, len(db.entities)), spare: db.spare}
+	db.spare = nil
 	return db.open
 }
 
@@ -352,6 +366,7 @@ func (db *DB) remember(e *entity) {
 	if old := db.newest[name]; old == nil || old.first <= e.first {
 		db.newest[name] = e
 	}
+	db.livesChanged(name)
 }
 
 // querier is a database or a transaction.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"ballast/fleet"
@@ -28,7 +29,7 @@ const (
 // levels from fine to coarse; each is built from the one before, the first
 // from raw.
 var levels = []level{
-	{"r1", minute, 2 * hour},
+	{"r1", minute, hour},
 	{"r2", 10 * minute, 6 * hour},
 	{"r3", hour, 7 * 24 * hour},
 }
@@ -50,6 +51,30 @@ func (db *DB) blobs(ctx context.Context, table string, id, first, last int64, f 
 		keys = append(keys, ',')
 		keys = strconv.AppendInt(keys, slot<<entityBits|id, 10)
 	}
+	return db.blobsOf(ctx, table, keys, f)
+}
+
+// rawBlobs is blobs of raw, whose slots do not stand at every unit: looking for
+// those that are not there would be most of the work.
+func (db *DB) rawBlobs(ctx context.Context, id, first, last int64, f func(slot int64, data []byte) error) error {
+	k, err := db.known(ctx)
+	if err != nil {
+		return err
+	}
+	i, _ := slices.BinarySearch(k.slots, first)
+	var keys []byte
+	for ; i < len(k.slots) && k.slots[i] <= last; i++ {
+		keys = append(keys, ',')
+		keys = strconv.AppendInt(keys, k.slots[i]<<entityBits|id, 10)
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	return db.blobsOf(ctx, "raw", keys, f)
+}
+
+// blobsOf takes the keys as ",1,2,3".
+func (db *DB) blobsOf(ctx context.Context, table string, keys []byte, f func(slot int64, data []byte) error) error {
 	keys[0] = '['
 	keys = append(keys, ']')
 	query, err := db.metrics.reading(ctx, manySQL(table))
@@ -81,6 +106,12 @@ func (db *DB) blobs(ctx context.Context, table string, id, first, last int64, f 
 // order, from disk and memory. The chunks at both ends may hold looks beyond
 // them; there is at least one look before from if one is less than a slot away.
 func (db *DB) chunks(ctx context.Context, id int64, cols []column, from, to int64, f func(chunk) error) error {
+	return db.chunksIn(ctx, nil, id, cols, from, to, f)
+}
+
+// chunksIn is chunks whose slices are used again for the next one, unless room
+// is nil.
+func (db *DB) chunksIn(ctx context.Context, room *scratch, id int64, cols []column, from, to int64, f func(chunk) error) error {
 	db.mu.RLock()
 	var inMemory []chunk
 	known := map[int64]bool{} // slots held in memory: on disk they are not, or not yet all
@@ -101,11 +132,11 @@ func (db *DB) chunks(ctx context.Context, id int64, cols []column, from, to int6
 	// What is in memory is the newest, without a hole: when it begins before the
 	// range does, nothing on disk is needed.
 	if len(inMemory) == 0 || inMemory[0].at[0] >= from {
-		err := db.blobs(ctx, "raw", id, (from-maxUnits*unit)/unit, to/unit+1, func(slot int64, data []byte) error {
+		err := db.rawBlobs(ctx, id, (from-maxUnits*unit)/unit, to/unit+1, func(slot int64, data []byte) error {
 			if known[slot] {
 				return nil
 			}
-			c, err := decodeBlock(data, db.layouts, cols, slot*unit)
+			c, err := decodeBlockIn(data, db.layouts, cols, slot*unit, room)
 			if err != nil {
 				return err
 			}
@@ -184,11 +215,10 @@ func (f *folder) looks(at, v []int64, interval int64) {
 			}
 			switch {
 			case !f.counter:
-				f.cellAt(t).merge(cell{n: 1, min: now, max: now, sum: now})
+				f.cellAt(t).look(now)
 			case f.any && apart <= gap:
 				if inc, ok := increase(f.v, now); ok {
-					rate := int64(perSecond(inc, apart) * 1000)
-					f.cellAt(t).merge(cell{n: 1, min: rate, max: rate, sum: inc, covered: apart})
+					f.cellAt(t).interval(inc, apart)
 				}
 			}
 		}
@@ -216,7 +246,8 @@ func (db *DB) fold(ctx context.Context, id int64, cols []column, lvl int, from, 
 		for _, f := range folders {
 			f.from, f.to, f.any = from, to, false
 		}
-		return db.chunks(ctx, id, cols, from, to, func(c chunk) error {
+		var room scratch
+		return db.chunksIn(ctx, &room, id, cols, from, to, func(c chunk) error {
 			for i, f := range folders {
 				f.looks(c.at, c.cols[i], c.interval)
 			}
@@ -256,8 +287,66 @@ func (db *DB) builtUntil(ctx context.Context) ([]int64, error) {
 	return built, err
 }
 
-// marks reads all marks at once.
+// known is what readers ask of the jobs with every query, as of a generation of
+// theirs. One that is a little old is right as well: what was built in the
+// meantime is still there in the finer level.
+type known struct {
+	generation uint64
+	marks      map[string]int64
+	slots      []int64 // of raw, rising
+}
+
+// jobDone makes readers look again.
+func (db *DB) jobDone() { db.generation.Add(1) }
+
+func (db *DB) known(ctx context.Context) (*known, error) {
+	generation := db.generation.Load()
+	if k := db.knownNow.Load(); k != nil && k.generation == generation {
+		return k, nil
+	}
+	k := &known{generation: generation}
+	var err error
+	if k.marks, err = db.readMarks(ctx); err != nil {
+		return nil, err
+	}
+	if k.slots, err = db.readRawSlots(ctx); err != nil {
+		return nil, err
+	}
+	db.knownNow.Store(k)
+	return k, nil
+}
+
+// readRawSlots lists the slots of raw, by one look at the table for each.
+func (db *DB) readRawSlots(ctx context.Context) ([]int64, error) {
+	query, err := db.metrics.reading(ctx, "SELECT min(k) FROM raw WHERE k >= ?")
+	if err != nil {
+		return nil, fmt.Errorf("list slots: %w", err)
+	}
+	var slots []int64
+	for next := int64(0); ; {
+		var k sql.NullInt64
+		if err := query.QueryRowContext(ctx, next).Scan(&k); err != nil {
+			return nil, fmt.Errorf("list slots: %w", err)
+		}
+		if !k.Valid {
+			return slots, nil
+		}
+		slots = append(slots, k.Int64>>entityBits)
+		next = (k.Int64>>entityBits + 1) << entityBits
+	}
+}
+
+// marks are how far the jobs got.
 func (db *DB) marks(ctx context.Context) (map[string]int64, error) {
+	k, err := db.known(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return k.marks, nil
+}
+
+// readMarks reads all marks at once.
+func (db *DB) readMarks(ctx context.Context) (map[string]int64, error) {
 	query, err := db.metrics.reading(ctx, "SELECT k, v FROM mark")
 	if err != nil {
 		return nil, fmt.Errorf("read marks: %w", err)
@@ -282,50 +371,90 @@ func (db *DB) marks(ctx context.Context) (map[string]int64, error) {
 	return marks, nil
 }
 
+// life is one epoch of an entity.
+type life struct {
+	id, epoch   int64
+	first, last int64 // ms; last is of what is sealed
+}
+
 // lives lists the epochs of an entity that were there between two times, oldest
 // first.
 func (db *DB) lives(ctx context.Context, name fleet.Entity, from, to int64) ([]int64, error) {
-	query, err := db.metrics.reading(ctx, livesSQL)
+	all, err := db.allLives(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("find %s %q: %w", name.Kind, name.Key, err)
 	}
-	rows, err := query.QueryContext(ctx, name.Kind, name.Key, to)
-	if err != nil {
-		return nil, fmt.Errorf("find %s %q: %w", name.Kind, name.Key, err)
-	}
-	defer rows.Close()
-	var ids []int64
-	for rows.Next() {
-		var id, last int64
-		if err := rows.Scan(&id, &last); err != nil {
-			return nil, fmt.Errorf("find %s %q: %w", name.Kind, name.Key, err)
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	ids := make([]int64, 0, len(all))
+	for _, l := range all {
+		if l.first >= to {
+			break
 		}
-		// last is of what is sealed; a life may have looks in memory after it.
-		if last >= from-seenEvery || db.inMemory(id) {
-			ids = append(ids, id)
+		// last is of what is sealed, and is not followed as long as the life is in
+		// memory.
+		if l.last >= from-seenEvery || db.entities[entityRef{name.Kind, name.Key, l.epoch}] != nil {
+			ids = append(ids, l.id)
 		}
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("find %s %q: %w", name.Kind, name.Key, err)
 	}
 	return ids, nil
 }
 
+// maxLives is how many names are remembered with their lives.
+const maxLives = 10_000
+
+// allLives reads the lives of a name, oldest first, and remembers them until one
+// begins or leaves memory.
+func (db *DB) allLives(ctx context.Context, name fleet.Entity) ([]life, error) {
+	db.livesMu.Lock()
+	all, ok := db.livesOf[name]
+	changes := db.livesChanges
+	db.livesMu.Unlock()
+	if ok {
+		return all, nil
+	}
+	query, err := db.metrics.reading(ctx, livesSQL)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := query.QueryContext(ctx, name.Kind, name.Key)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var l life
+		if err := rows.Scan(&l.id, &l.epoch, &l.first, &l.last); err != nil {
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	db.livesMu.Lock()
+	defer db.livesMu.Unlock()
+	// One that is not there yet may come without being put in memory.
+	if len(all) > 0 && changes == db.livesChanges {
+		if len(db.livesOf) >= maxLives {
+			clear(db.livesOf)
+		}
+		db.livesOf[name] = all
+	}
+	return all, nil
+}
+
+// livesChanged forgets what is remembered of a name's lives.
+func (db *DB) livesChanged(name fleet.Entity) {
+	db.livesMu.Lock()
+	defer db.livesMu.Unlock()
+	db.livesChanges++
+	delete(db.livesOf, name)
+}
+
 // The newest lives only: a name that is re-created for ever has a bounded past.
 const livesSQL = `
-	SELECT id, last_ms FROM (
-		SELECT id, first_ms, last_ms FROM entity WHERE kind = ?1 AND name = ?2 AND first_ms < ?3
+	SELECT id, epoch, first_ms, last_ms FROM (
+		SELECT id, epoch, first_ms, last_ms FROM entity WHERE kind = ?1 AND name = ?2
 		ORDER BY first_ms DESC LIMIT 200)
 	ORDER BY first_ms`
-
-// inMemory reports whether the entity has looks that are not sealed.
-func (db *DB) inMemory(id int64) bool {
-	db.mu.RLock()
-	defer db.mu.RUnlock()
-	for _, h := range db.closing {
-		if h.blocks[id] != nil {
-			return true
-		}
-	}
-	return db.open != nil && db.open.blocks[id] != nil
-}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"ballast/fleet"
 )
 
 // kept is a table of blobs and how long its rows live.
@@ -158,6 +160,7 @@ func (db *DB) forget(now int64) {
 			continue
 		}
 		delete(db.entities, ref)
+		db.livesChanged(fleet.Entity{Kind: ref.kind, Key: ref.name})
 		db.set = rowSet{} // it must not find what is forgotten
 	}
 	for name, e := range db.newest {

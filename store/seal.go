@@ -81,6 +81,7 @@ func (db *DB) writeBlobs(ctx context.Context, table string, rows []blobRow, fini
 			return finish(run, tx)
 		})
 		if err != nil || last {
+			db.jobDone()
 			return err
 		}
 		rows = rows[n:]
@@ -146,6 +147,13 @@ func (db *DB) seal(ctx context.Context, h *head) error {
 	defer db.mu.Unlock()
 	db.closing = slices.Clone(db.closing[1:])
 	db.sealed = h.end
+	// The memory is used again: a slot's is a good part of all there is.
+	db.spare = map[int][]*block{}
+	for _, b := range blocks {
+		if n := len(b.base); b.wide == nil && cap(b.at) == h.looks {
+			db.spare[n] = append(db.spare[n], b)
+		}
+	}
 	return nil
 }
 
@@ -176,6 +184,7 @@ const seenSQL = "UPDATE entity SET last_ms = ?1 WHERE +last_ms < ?1 - ?3 AND id 
 func (db *DB) rollUp(ctx context.Context) error {
 	db.sealing.Lock()
 	defer db.sealing.Unlock()
+	db.jobDone() // what is built on is read anew
 	for lvl := range levels {
 		if err := db.rollUpLevel(ctx, lvl); err != nil {
 			return fmt.Errorf("build %s: %w", levels[lvl].table, err)
@@ -261,7 +270,7 @@ func (db *DB) rollUpSlot(ctx context.Context, lvl int, start int64, built []int6
 		if cols := align(folders); len(cols[0]) > 0 {
 			rows = append(rows, blobRow{
 				k: start/l.span<<entityBits | e.id,
-				d: appendCells(nil, &enc, db.layouts.now[e.kind], start, l.step, cols),
+				d: appendCells(nil, &enc, db.layouts.now[e.kind], start, l.step, e.cols, cols),
 			})
 		}
 		if len(rows) == perTx {

@@ -124,8 +124,9 @@ type DB struct {
 	entities map[entityRef]*entity
 	newest   map[fleet.Entity]*entity // the latest epoch of each
 	open     *head
-	closing  []*head // full, not yet sealed, oldest first
-	sealed   int64   // raw slots that start before it are on disk, ms
+	closing  []*head          // full, not yet sealed, oldest first
+	sealed   int64            // raw slots that start before it are on disk, ms
+	spare    map[int][]*block // of the slot sealed last, for the next one; by number of columns
 	acks     ackBuffer
 	workers  workers
 
@@ -136,6 +137,13 @@ type DB struct {
 	attrMu sync.Mutex       // guards attrs
 	attrs  map[int64][]byte // as noted last, by entity
 	moment atomic.Pointer[moment]
+
+	generation atomic.Uint64 // of what the jobs wrote
+	knownNow   atomic.Pointer[known]
+
+	livesMu      sync.Mutex // guards livesOf and livesChanges
+	livesOf      map[fleet.Entity][]life
+	livesChanges uint64
 
 	slotMu sync.Mutex     // guards slots
 	slots  map[string]int // nil until first read
@@ -156,6 +164,7 @@ func Open(ctx context.Context, dir string, o Options) (*DB, error) {
 		wake:     make(chan struct{}, 1),
 		entities: map[entityRef]*entity{},
 		newest:   map[fleet.Entity]*entity{},
+		livesOf:  map[fleet.Entity][]life{},
 		acks:     newAckBuffer(),
 		workers:  newWorkers(o.Now()),
 		health:   health{},

@@ -117,11 +117,10 @@ func (b *block) measure(col column, i int, scratch []int64, interval int64) (cel
 		switch {
 		case v == absent:
 		case !col.counter:
-			c.merge(cell{n: 1, min: v, max: v, sum: v})
+			c.look(v)
 		case before != 0 && at > before && at-before <= gap:
 			if inc, ok := increase(prior, v); ok {
-				rate := int64(perSecond(inc, at-before) * 1000)
-				c.merge(cell{n: 1, min: rate, max: rate, sum: inc, covered: at - before})
+				c.interval(inc, at-before)
 			}
 		}
 		prior, before = v, at

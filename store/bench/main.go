@@ -28,7 +28,8 @@ type result struct {
 	Samples       int64
 	CPU, Wall     time.Duration               // of all, the making of the load included
 	Put           time.Duration               // wall time in the calls that record
-	P50, P99, Max time.Duration               // of one look's call
+	P50, P99, Max time.Duration               // of one look's call, but for the first
+	First         time.Duration               // of the first look, which adds all entities
 	Raw, All      int64                       // B on disk
 	Written       int64                       // B that the kernel was given to write
 	RSS           int64                       // B, at most
@@ -96,6 +97,7 @@ func run(c config, child string) error {
 		return r, json.Unmarshal(out, &r)
 	}
 	var all []result
+	var own int64 // what the load takes in memory
 	for _, x := range [][2]string{{"load-only", "store-only"}, {"load", "store"}} {
 		if !c.acks && x[0] == "load" {
 			break
@@ -109,6 +111,7 @@ func run(c config, child string) error {
 			return err
 		}
 		r.CPU -= load.CPU
+		own = max(own, load.RSS)
 		all = append(all, r)
 	}
 	ours := all[len(all)-1]
@@ -151,6 +154,7 @@ func run(c config, child string) error {
 	line("look p50, ms", func(r result) string { return millis(r.P50) })
 	line("look p99, ms", func(r result) string { return millis(r.P99) })
 	line("look max, ms", func(r result) string { return millis(r.Max) })
+	line("first look, ms", func(r result) string { return millis(r.First) })
 	for _, name := range slices.Sorted(keys(ours.Reads)) {
 		line(name+", ms", func(r result) string {
 			v, ok := r.Reads[name]
@@ -165,6 +169,8 @@ func run(c config, child string) error {
 			fmt.Println(n)
 		}
 	}
+	fmt.Printf("\nThe making of the load is not in the CPU time; it is in RSS, with %.0f MB when it runs alone.\n\n", float64(own)/1e6)
+	judge(os.Stdout, c, all)
 	return nil
 }
 
