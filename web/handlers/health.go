@@ -24,6 +24,22 @@ func healthRoutes(s *Server, e *echo.Echo) {
 // nothing about the system that is watched.
 func probe(path string) bool { return path == "/healthz" || path == "/readyz" }
 
+// scrape reports whether a request is a scraper's for the metrics, which may ask
+// by any name. They name servers, streams and consumers, so a page of a foreign
+// name that was rebound to this address must not read them: whatever a browser
+// sends has one of these headers, and no page can leave Accept-Language out.
+func scrape(r *http.Request) bool {
+	if r.Method != http.MethodGet || r.URL.Path != "/metrics" {
+		return false
+	}
+	for _, h := range []string{"Accept-Language", "Sec-Fetch-Site", "Origin", "Referer", "Cookie"} {
+		if r.Header.Get(h) != "" {
+			return false
+		}
+	}
+	return true
+}
+
 // readyDoc is the answer of /readyz.
 type readyDoc struct {
 	Ready  bool       `json:"ready"`

@@ -55,7 +55,7 @@ func TestReady(t *testing.T) {
 func TestProbesAnswerByAnyName(t *testing.T) {
 	t.Parallel()
 	s := New(newWorld().deps())
-	for path, want := range map[string]int{"/healthz": http.StatusOK, "/readyz": http.StatusOK, "/metrics": http.StatusMisdirectedRequest, "/": http.StatusMisdirectedRequest} {
+	for path, want := range map[string]int{"/healthz": http.StatusOK, "/readyz": http.StatusOK, "/metrics": http.StatusOK, "/": http.StatusMisdirectedRequest} {
 		rec, req := newRequest(path)
 		req.Host = "10.42.0.7:8080"
 		s.Handler().ServeHTTP(rec, req)
@@ -122,4 +122,17 @@ func TestMetricsOfABrokenStoreStillShowTheRest(t *testing.T) {
 	if rec.Code != http.StatusOK || !strings.Contains(rec.Body.String(), `ballast_servers{state="healthy"} 3`) {
 		t.Errorf("%d: %.300s", rec.Code, rec.Body)
 	}
+}
+
+// A scraper may ask by any name, a page in a browser may not.
+func TestMetricsUnderAnyName(t *testing.T) {
+	t.Parallel()
+	st := newSite(t, newWorld())
+	st.get("/metrics", "Host", "ballast.monitoring:8080", "User-Agent", "Prometheus/3.1.0", "Accept", "text/plain").status(http.StatusOK)
+	for _, h := range []string{"Accept-Language", "Sec-Fetch-Site", "Origin", "Referer", "Cookie"} {
+		st.get("/metrics", "Host", "rebound.example", h, "x").status(http.StatusMisdirectedRequest)
+	}
+	st.ask("POST", "/metrics", nil, "Host", "ballast.monitoring:8080").status(http.StatusMisdirectedRequest)
+	st.get("/metrics.json", "Host", "ballast.monitoring:8080").status(http.StatusMisdirectedRequest)
+	st.get("/metrics", "Accept-Language", "en").status(http.StatusOK) // by our own name, as ever
 }

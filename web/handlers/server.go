@@ -163,7 +163,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 func (s *Server) guard(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		headers(c.Response().Header())
-		if !s.ours(c.Request().Host) && !probe(c.Request().URL.Path) {
+		if !s.ours(c.Request().Host) && !probe(c.Request().URL.Path) && !scrape(c.Request()) {
 			return echo.NewHTTPError(http.StatusMisdirectedRequest, "This console does not answer for the name "+c.Request().Host+".")
 		}
 		return next(c)
