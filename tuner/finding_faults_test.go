@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"ballast/internal/natstest"
 )
 
 // cable is a connection between two servers that can be made long, or hold
@@ -201,6 +203,25 @@ func newFront(t *testing.T, monitor string) *front {
 	t.Cleanup(srv.Close)
 	f.url = srv.URL
 	return f
+}
+
+// newFronts puts one before every server of a cluster.
+func newFronts(t *testing.T, c *natstest.Servers) (fronts []*front, urls []string) {
+	t.Helper()
+	for _, m := range c.MonitorURLs() {
+		f := newFront(t, m)
+		fronts, urls = append(fronts, f), append(urls, f.url)
+	}
+	return fronts, urls
+}
+
+// restart starts a server again and lets it be asked once it runs: nats-server
+// 2.15.2 answers /jsz while it starts from what it writes at the same time,
+// which the race detector takes for this program's fault.
+func restart(c *natstest.Servers, fronts []*front, i int) {
+	fronts[i].down.Store(true)
+	c.Restart(i)
+	fronts[i].down.Store(false)
 }
 
 func (f *front) before(t *testing.T, monitor string) {

@@ -348,7 +348,8 @@ func testReplication(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newRig(t, FindingsConfig{}, collector.Config{Monitor: c.MonitorURLs(), Conn: nc})
+	fronts, urls := newFronts(t, c)
+	r := newRig(t, FindingsConfig{}, collector.Config{Monitor: urls, Conn: nc})
 	ctx := t.Context()
 	var metadata map[string]string
 	create := func(name string, replicas int) {
@@ -429,8 +430,8 @@ func testReplication(t *testing.T) {
 	r.fires("STR001", "APP/ONE")
 	r.fires("CON007", "APP/ONE/c")
 	r.fires("JS001", "")
-	c.Restart(next)
-	c.Restart(down)
+	restart(c, fronts, next)
+	restart(c, fronts, down)
 	for code, key := range map[string]string{"STR003": "APP/ONE", "STR008": "APP/ONE", "STR001": "APP/ONE", "CON007": "APP/ONE/c", "JS001": "", "STR002": "APP/ONE", "CON008": "APP/ONE/c", "JS002": ""} {
 		r.clears(code, key)
 	}

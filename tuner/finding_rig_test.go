@@ -43,7 +43,7 @@ func newRig(t *testing.T, cfg FindingsConfig, col collector.Config) *rig {
 	r := &rig{t: t, f: NewFindings(cfg), now: col.Now, fired: map[[2]string]bool{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var err error
-	if r.db, err = store.Open(ctx, t.TempDir(), store.Options{Interval: lookEvery, Now: col.Now}); err != nil {
+	if r.db, err = store.Open(ctx, t.TempDir(), store.Options{Interval: col.Interval, Now: col.Now}); err != nil {
 		cancel()
 		t.Fatal(err)
 	}
