@@ -565,9 +565,9 @@ func (db *DB) topLatency(ctx context.Context, q fleet.TopQuery) (fleet.Top, erro
 	if err != nil {
 		return fleet.Top{}, err
 	}
-	h := make(byBound, 0, len(bounds))
-	for id, b := range bounds {
-		h = append(h, candidate{id: id, bound: b})
+	h := make(byBound, len(bounds.ids))
+	for i, id := range bounds.ids {
+		h[i] = candidate{id: id, bound: bounds.cells[i].max}
 	}
 	heap.Init(&h)
 	var best []candidate
@@ -594,7 +594,7 @@ func (db *DB) topLatency(ctx context.Context, q fleet.TopQuery) (fleet.Top, erro
 			}
 		}
 	}
-	out := fleet.Top{TopQuery: q, Unit: "ms", Of: len(bounds)}
+	out := fleet.Top{TopQuery: q, Unit: "ms", Of: len(bounds.ids)}
 	out.From, out.To = fromMS(from), fromMS(to)
 	ids := make([]int64, len(best))
 	for i, c := range best {
@@ -613,20 +613,18 @@ func (db *DB) topLatency(ctx context.Context, q fleet.TopQuery) (fleet.Top, erro
 	return out, nil
 }
 
-// latencyBounds returns, in ns, for each consumer with samples in the range what
-// its quantile is not above.
-func (db *DB) latencyBounds(ctx context.Context, quantile float64, from, to int64) (map[int64]int64, error) {
+// latencyBounds gathers for each consumer with samples in the range what its
+// quantile is not above, in ns, as the highest of its cell.
+func (db *DB) latencyBounds(ctx context.Context, quantile float64, from, to int64) (gathered, error) {
+	db.mu.RLock()
+	g := gathered{at: make(map[int64]int, len(db.acks.by))}
+	db.mu.RUnlock()
 	which := slices.IndexFunc(bounded[:], func(q float64) bool { return q >= quantile })
 	begin, err := mark(ctx, db.metrics.r, topAcksMark)
 	if err != nil {
-		return nil, err
+		return g, err
 	}
-	out := map[int64]int64{}
-	raise := func(id, ns int64) {
-		if ns > out[id] {
-			out[id] = ns
-		}
-	}
+	raise := func(id, ns int64) { g.one(id, cell{n: 1, max: ns}) }
 	const unknown = 1 << 62
 	db.mu.RLock()
 	sealed := db.acks.sealed
@@ -641,46 +639,42 @@ func (db *DB) latencyBounds(ctx context.Context, quantile float64, from, to int6
 	if begin == 0 && sealed > 0 || from < begin || from < ms(db.o.Now())-db.o.Retention.Acks5.Milliseconds() {
 		rows, err := db.metrics.r.QueryContext(ctx, aliveAcksSQL, from-seenEvery, to, kindAck)
 		if err != nil {
-			return nil, err
+			return g, err
 		}
 		defer rows.Close()
 		for rows.Next() {
 			var id int64
 			if err := rows.Scan(&id); err != nil {
-				return nil, err
+				return g, err
 			}
 			raise(id, unknown)
 		}
-		return out, rows.Err()
+		return g, rows.Err()
 	}
 	built, err := mark(ctx, db.metrics.r, ackLevels[2].table)
 	if err != nil {
-		return nil, err
+		return g, err
 	}
-	g := gathered{at: map[int64]int{}}
 	add := func(_ int64, data []byte) error {
 		ids, cols, err := decodeTop(data, []int{1 + which}, 1+len(bounded))
 		if err != nil {
 			return err
 		}
-		g.add(ids, func(i int) cell { return cell{n: 1, max: cols[0][i]} })
+		g.add(ids, func(i int) cell { return cell{n: 1, max: cols[0][i] * 1000} })
 		return nil
 	}
 	// Whole hours first, as far as they are ranked; the rest slot by slot.
 	middle := max(min(floor(to, hour), built), from)
 	first := min(ceil(from, hour), middle)
 	if err := db.topRows(ctx, topicAcksHour, first, middle, hour, add); err != nil {
-		return nil, err
+		return g, err
 	}
 	for _, r := range [][2]int64{{from, first}, {middle, to}} {
 		if err := db.topRows(ctx, topicAcks, r[0], r[1], ackLevels[0].span, add); err != nil {
-			return nil, err
+			return g, err
 		}
 	}
-	for i, id := range g.ids {
-		raise(id, g.cells[i].max*1000)
-	}
-	return out, nil
+	return g, nil
 }
 
 // mergeAcks sums the sketches of several consumers over the range.

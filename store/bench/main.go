@@ -170,7 +170,7 @@ func run(c config, child string) error {
 		}
 	}
 	fmt.Printf("\nThe making of the load is not in the CPU time; it is in RSS, with %.0f MB when it runs alone.\n\n", float64(own)/1e6)
-	judge(os.Stdout, c, all)
+	judge(os.Stdout, c, own, all)
 	return nil
 }
 

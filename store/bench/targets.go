@@ -20,7 +20,7 @@ import (
 //     case; ours are recorded with their jitter. It keeps no roll-ups: the ratio
 //     of the looks alone compares the same contents.
 //   - Reads are of the store with latencies, by one caller; "at once" has 12.
-func judge(w io.Writer, c config, all []result) {
+func judge(w io.Writer, c config, own int64, all []result) {
 	fmt.Fprintf(w, "%-52s %12s %12s\n", "target", "measured", "verdict")
 	say := func(what string, v, limit float64, atLeast bool) {
 		verdict := "met"
@@ -42,6 +42,7 @@ func judge(w io.Writer, c config, all []result) {
 	say("all levels, B a sample", per(store.All, store), 0.80, false)
 	say("written, B a sample", per(store.Written, store), 5, false)
 	say("RSS, MB, with both head buffers", float64(store.RSS)/1e6, 200, false)
+	say("the same less what the load takes alone", float64(store.RSS-own)/1e6, 200, false)
 	say("look p99, ms", ms(store.P99), 25, false)
 	say("look max while slots are sealed, ms", ms(store.Max), 100, false)
 	if c.tsdbHours > 0 {
