@@ -368,7 +368,7 @@ func (s *Server) serverDetail(ctx context.Context, r *serverRow) (templates.Deta
 			{Name: "Fan-out, mean and most", Value: fmt.Sprintf("%.1f, %d", in.Subs.AvgFanout, in.Subs.MaxFanout), Key: id + "/f-fan"},
 		}}
 		for _, q := range in.Queues {
-			card.Settings = append(card.Settings, templates.Setting{Name: q.Name, Value: fmt.Sprintf("%s waiting", countWords(uint64(max(q.Pending, 0))))})
+			card.Settings = append(card.Settings, templates.Setting{Name: "Waiting inside", Value: fmt.Sprintf("%s: %s", q.Name, countWords(uint64(max(q.Pending, 0))))})
 		}
 		v.Cards = append(v.Cards, card)
 	}
@@ -405,13 +405,39 @@ func (s *Server) linksOf(srv *fleet.Server) templates.DetailTable {
 		t.Table.Rows = append(t.Table.Rows, row)
 	}
 	n := map[string]int{}
+	// A pair of servers may have a route for all and others for single accounts;
+	// its rates are of all of them together.
+	type pair struct {
+		name     string
+		accounts []string
+		pending  int64
+		rtt      time.Duration
+	}
+	var pairs []string
+	routes := map[string]*pair{}
 	for _, x := range snap.Routes {
 		if x.From != srv.ID {
 			continue
 		}
+		p := routes[x.To]
+		if p == nil {
+			p = &pair{name: cmp.Or(x.ToName, x.To)}
+			routes[x.To], pairs = p, append(pairs, x.To)
+		}
+		if x.Account != "" {
+			p.accounts = append(p.accounts, x.Account)
+		}
+		p.pending, p.rtt = p.pending+x.Pending, max(p.rtt, x.RTT)
+	}
+	for _, to := range pairs {
+		p := routes[to]
 		n["route"]++
-		rate, known := rates.Routes[[2]string{x.From, x.To}]
-		add("route", cmp.Or(x.ToName, x.To), serverURL(cmp.Or(x.ToName, x.To)), x.Account, bytesWords(float64(x.Pending)), x.RTT, rate, known)
+		small := ""
+		if len(p.accounts) > 0 {
+			small = "one of its own for " + strings.Join(p.accounts, ", ")
+		}
+		rate, known := rates.Routes[[2]string{srv.ID, to}]
+		add("route", p.name, serverURL(p.name), small, bytesWords(float64(p.pending)), p.rtt, rate, known)
 	}
 	for _, x := range snap.Gateways {
 		if x.From != srv.ID {

@@ -34,6 +34,8 @@ const figure = (v, unit) => {
   return x.toFixed(digits) + name;
 };
 const axisFigure = (v, unit) => { const [x, name] = scaled(v, unit); return +x.toFixed(3) + name; };
+// Ticks of bytes are round in the units that they are written in.
+const byteSteps = Array.from({ length: 12 }, (_, i) => 1024 ** Math.floor(i / 3) * [1, 10, 100][i % 3]).flatMap(n => [n, 2 * n, 5 * n]).filter((n, i, all) => all.indexOf(n) === i).sort((a, b) => a - b);
 const two = n => String(n).padStart(2, '0');
 const utc = ms => new Date(ms);
 const hm = ms => { const d = utc(ms); return two(d.getUTCHours()) + ':' + two(d.getUTCMinutes()); };
@@ -147,7 +149,7 @@ function make(fig, id, src, d) {
         incrs: [1, 2, 5, 10, 15, 30, 60, 120, 180, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800].map(s => s * 1000),
         values: (u, s, a, sp, inc) => s.map(v => inc >= 864e5 || inc >= 36e5 && v % 864e5 === 0 ? day(v) : inc < 6e4 ? hms(v) : hm(v)) },
       { stroke: () => css('fg-3'), font, grid: { stroke: () => css('grid'), width: 1 }, ticks: { show: false }, size: 44, gap: 6, space: 34,
-        values: (u, s) => s.map(v => axisFigure(v, p.d.unit)) },
+        incrs: /^B/.test(d.unit) ? byteSteps : undefined, values: (u, s) => s.map(v => axisFigure(v, p.d.unit)) },
     ],
     series: [{}, ...d.lines.map(l => ({
       label: l.label, stroke: () => css(l.color), width: l.color === 'c-p99' ? 1.8 : 1.5, alpha: l.dash ? .65 : 1, dash: l.dash ? [4, 3] : undefined,
