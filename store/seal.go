@@ -251,6 +251,7 @@ func (db *DB) rollUpSlot(ctx context.Context, lvl int, start int64, built []int6
 	}
 	var enc encoder
 	var rows []blobRow
+	var spare []*folder // used again for the next entity
 	flush := func(finish func(context.Context, *sql.Tx) error) error {
 		err := db.writeBlobs(ctx, l.table, rows, finish)
 		rows = rows[:0]
@@ -260,9 +261,13 @@ func (db *DB) rollUpSlot(ctx context.Context, lvl int, start int64, built []int6
 		if len(e.cols) == 0 {
 			continue
 		}
-		folders := make([]*folder, len(e.cols))
+		for len(spare) < len(e.cols) {
+			spare = append(spare, &folder{})
+		}
+		folders := spare[:len(e.cols)]
 		for i, c := range e.cols {
-			folders[i] = &folder{counter: c.counter, step: l.step}
+			f := folders[i]
+			*f = folder{counter: c.counter, step: l.step, cells: f.cells[:0], gaps: f.gaps[:0]}
 		}
 		if err := db.fold(ctx, e.id, e.cols, lvl-1, start, start+l.span, built, folders); err != nil {
 			return err
