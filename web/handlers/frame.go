@@ -27,6 +27,7 @@ const (
 	navStreams     = "streams"
 	navConnections = "connections"
 	navAccounts    = "accounts"
+	navServices    = "services"
 	navSplits      = "splits"
 	navSuggestions = "suggestions"
 	navJournal     = "journal"
@@ -83,6 +84,7 @@ func (s *Server) nav(current string) []templates.NavGroup {
 			{Name: "Consumers", URL: "/consumers", Icon: navConsumers, Key: "c"},
 			{Name: "Connections", URL: "/connections", Icon: navConnections, Key: "n"},
 			{Name: "Accounts", URL: "/accounts", Icon: navAccounts, Key: "a"},
+			{Name: "Services", URL: "/services", Icon: navServices, Key: "i"},
 		}},
 		{Head: "Steer", Items: []templates.NavItem{
 			{Name: "Splits", URL: "/splits", Icon: "splits", Key: "s"},

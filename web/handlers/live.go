@@ -94,6 +94,7 @@ func (s *Server) topics() map[string]topicFunc {
 		connectionPages.id:    connectionPages.topic(s),
 		connectionSumPages.id: connectionSumPages.topic(s),
 		accountPages.id:       accountPages.topic(s),
+		servicePages.id:       servicePages.topic(s),
 	}
 }
 

@@ -32,6 +32,7 @@ func (s *Server) pages(e *echo.Echo) {
 	consumerRoutes(s, e)
 	connectionRoutes(s, e)
 	accountRoutes(s, e)
+	serviceRoutes(s, e)
 	topologyRoutes(s, e)
 	chartRoutes(s, e)
 	reportRoutes(s, e)
