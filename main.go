@@ -52,6 +52,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	log := slog.New(newLogHandler(stderr, c.LogFormat, c.LogLevel))
 	switch parsed.Command() {
 	case "serve":
+		sparing()
 		err = serve(ctx, c.Serve, log, stdout)
 	case "demo":
 		err = runDemo(ctx, c.Demo, log, stdout)
@@ -69,6 +70,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitError
 	}
 	return exitOK
+}
+
+// sparing trades processor time, of which a console needs little, for memory:
+// what a look brings is garbage soon.
+func sparing() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
 }
 
 func newLogHandler(w io.Writer, format string, level slog.Level) slog.Handler {

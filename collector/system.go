@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 	"time"
 
@@ -23,9 +24,10 @@ type system struct {
 	nc      *nats.Conn
 	now     func() time.Time
 	busy    bool
-	looks   map[string]*look // by server ID, those that stopped answering too
-	alive   map[string]bool  // by server ID, in the last round
-	active  int              // servers that the servers know of
+	looks   map[string]*look         // by server ID, those that stopped answering too
+	alive   map[string]bool          // by server ID, in the last round
+	way     map[string]time.Duration // by server ID, the shortest time that VARZ took
+	active  int                      // servers that the servers know of
 	err     error
 	partial []string // what part of the last round did not come
 
@@ -40,7 +42,7 @@ type system struct {
 }
 
 func newSystem(nc *nats.Conn, now func() time.Time) *system {
-	return &system{nc: nc, now: now, looks: map[string]*look{}, alive: map[string]bool{}, assets: map[string]*assets{}, extras: map[string]*extras{}}
+	return &system{nc: nc, now: now, looks: map[string]*look{}, alive: map[string]bool{}, way: map[string]time.Duration{}, assets: map[string]*assets{}, extras: map[string]*extras{}}
 }
 
 // covers reports whether the system account told of a server in the last round.
@@ -66,13 +68,15 @@ type systemAsk struct {
 }
 
 // nearRTT is the way to a server that is in the same network: there bytes are
-// cheaper than the processor time that compressing them takes.
+// cheaper than the processor time that compressing them takes. The shortest way
+// seen decides: one that took longer once was waiting for a processor, and gets
+// more to do by compressing.
 const nearRTT = 5 * time.Millisecond
 
 func (s *system) ask() systemAsk {
 	a := systemAsk{nc: s.nc, now: s.now, answered: len(s.alive), active: s.active, near: len(s.alive) > 0}
 	for id := range s.alive {
-		a.near = a.near && s.looks[id].server.RTT < nearRTT
+		a.near = a.near && s.way[id] < nearRTT
 	}
 	return a
 }
@@ -105,9 +109,13 @@ func (s *system) took(got *gathered, err error) {
 		if old := s.looks[id]; l.conns == nil && old != nil && !got.what[askTopConns] {
 			l.conns = old.conns
 		}
+		if way, ok := s.way[id]; !ok || l.server.RTT < way {
+			s.way[id] = l.server.RTT
+		}
 		s.looks[id] = l
 		s.alive[id] = true
 	}
+	maps.DeleteFunc(s.way, func(id string, _ time.Duration) bool { return s.looks[id] == nil })
 	for id, l := range s.looks {
 		if !s.alive[id] && s.now().Sub(l.server.At) > forgetAfter {
 			delete(s.looks, id)
@@ -313,7 +321,7 @@ func (a systemAsk) each(ctx context.Context, kind string, options any, expected,
 	}
 	msg := nats.NewMsg(subject)
 	msg.Reply, msg.Data = inbox, body
-	if cost.tier != fleet.Fast || !a.near {
+	if cost.tier == fleet.Slow || !a.near {
 		msg.Header.Set("Accept-Encoding", "gzip")
 	}
 	cost.request()
