@@ -16,6 +16,15 @@ const (
 	ColJSMemory = "js_memory" // B
 	ColJSStore  = "js_store"  // B
 	ColRTT      = "rtt"       // ms; also route, gateway, leaf
+	ColRoutes   = "routes"    // connections to servers of its cluster
+	ColSkew     = "skew"      // ms, by which the server's clock is ahead of ours
+
+	// What a server hosts of JetStream, replicas included.
+	ColJSStreams   = "js_streams"
+	ColJSConsumers = "js_consumers"
+	ColJSMessages  = "js_messages"
+	ColAPI         = "js_api"        // (rate) requests to JetStream's API, per second
+	ColAPIErrors   = "js_api_errors" // (rate) those answered with an error, per second
 
 	// Stream.
 	ColMessages = "messages"

@@ -44,6 +44,8 @@ var columnsOf = map[fleet.Kind][]column{
 	fleet.KindServer: slices.Concat(traffic4, []column{
 		scaled(fleet.ColCPU, "%", 100), gauge(fleet.ColMem, "B"), gauge(fleet.ColConns, ""), gauge(fleet.ColSubs, ""),
 		counter(fleet.ColSlow, "/s"), gauge(fleet.ColJSMemory, "B"), gauge(fleet.ColJSStore, "B"), scaled(fleet.ColRTT, "ms", 1000),
+		gauge(fleet.ColRoutes, ""), gauge(fleet.ColJSStreams, ""), gauge(fleet.ColJSConsumers, ""), gauge(fleet.ColJSMessages, ""),
+		counter(fleet.ColAPI, "/s"), counter(fleet.ColAPIErrors, "/s"), scaled(fleet.ColSkew, "ms", 1000),
 	}),
 	fleet.KindRoute:   slices.Concat(traffic4, []column{scaled(fleet.ColRTT, "ms", 1000), gauge(fleet.ColPending, "B"), gauge(fleet.ColConns, "")}),
 	fleet.KindGateway: slices.Concat(traffic4, []column{scaled(fleet.ColRTT, "ms", 1000)}),

@@ -190,12 +190,17 @@ type past struct {
 
 // get returns a figure in the unit in which it is recorded; 0 when there is none.
 func (p *past) get(name string) int64 {
+	v, _ := p.has(name)
+	return v
+}
+
+func (p *past) has(name string) (v int64, ok bool) {
 	for i, c := range p.cols {
 		if c.name == name && i < len(p.v) && p.v[i] != absent {
-			return p.v[i]
+			return p.v[i], true
 		}
 	}
-	return 0
+	return 0, false
 }
 
 func (p *past) u64(name string) uint64 { return uint64(max(p.get(name), 0)) }
@@ -481,8 +486,15 @@ func assemble(all []past) (*fleet.Snapshot, *fleet.Rates, error) {
 			x.InMsgs, x.OutMsgs, x.InBytes, x.OutBytes = p.u64(fleet.ColInMsgs), p.u64(fleet.ColOutMsgs), p.u64(fleet.ColInBytes), p.u64(fleet.ColOutBytes)
 			x.CPU, x.Mem, x.Conns, x.Subs = float64(p.get(fleet.ColCPU))/100, p.get(fleet.ColMem), int(p.get(fleet.ColConns)), int(p.get(fleet.ColSubs))
 			x.SlowConsumers, x.RTT = p.u64(fleet.ColSlow), time.Duration(p.get(fleet.ColRTT))*time.Microsecond
+			x.Routes = int(p.get(fleet.ColRoutes))
+			if skew, ok := p.has(fleet.ColSkew); ok && !at.IsZero() {
+				x.Now = at.Add(time.Duration(skew) * time.Microsecond)
+			}
 			if x.JetStream != nil {
-				x.JetStream.Memory, x.JetStream.Store = p.u64(fleet.ColJSMemory), p.u64(fleet.ColJSStore)
+				j := x.JetStream
+				j.Memory, j.Store = p.u64(fleet.ColJSMemory), p.u64(fleet.ColJSStore)
+				j.Streams, j.Consumers, j.Messages = int(p.get(fleet.ColJSStreams)), int(p.get(fleet.ColJSConsumers)), p.u64(fleet.ColJSMessages)
+				j.APITotal, j.APIErrors = p.u64(fleet.ColAPI), p.u64(fleet.ColAPIErrors)
 			}
 			s.Servers = append(s.Servers, x)
 			if p.rated {

@@ -115,9 +115,13 @@ func (set *rowSet) fill(s *fleet.Snapshot) {
 	answers := int64(0)
 	for _, x := range s.Servers {
 		names[x.ID] = x.Name
-		mem, disk := int64(absent), int64(absent)
-		if x.JetStream != nil {
-			mem, disk = count(x.JetStream.Memory), count(x.JetStream.Store)
+		skew := int64(absent)
+		if !x.Now.IsZero() {
+			skew = micros(x.Now.Sub(x.At))
+		}
+		js := [7]int64{absent, absent, absent, absent, absent, absent, absent}
+		if j := x.JetStream; j != nil {
+			js = [7]int64{count(j.Memory), count(j.Store), int64(j.Streams), int64(j.Consumers), count(j.Messages), count(j.APITotal), count(j.APIErrors)}
 		}
 		known := x.State != fleet.Unread && (x.State != fleet.Unreachable || !x.At.IsZero())
 		if x.State != fleet.Unreachable && x.State != fleet.Unread {
@@ -127,7 +131,7 @@ func (set *rowSet) fill(s *fleet.Snapshot) {
 		set.add(fleet.KindServer, key1(x.Name), epochOf(x.Start), x.At,
 			count(x.InMsgs), count(x.OutMsgs), count(x.InBytes), count(x.OutBytes),
 			int64(math.Round(x.CPU*100)), x.Mem, int64(x.Conns), int64(x.Subs),
-			count(x.SlowConsumers), mem, disk, micros(x.RTT))
+			count(x.SlowConsumers), js[0], js[1], micros(x.RTT), int64(x.Routes), js[2], js[3], js[4], js[5], js[6], skew)
 		set.rows[len(set.rows)-1].skip = !known
 	}
 	name := func(id string) string {

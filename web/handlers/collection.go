@@ -22,6 +22,7 @@ type collection[T any] struct {
 	placeholder string
 	icon        string
 	none        string   // said when there is none at all
+	fleeting    bool     // only the present is known: it is not recorded
 	own         []string // filters of its URL beside the name
 	list        func(*Server) listing[T]
 	rows        func(*Server, listArgs) []T // what its own filters leave, by name
@@ -85,7 +86,11 @@ func (l collection[T]) table(s *Server, list listing[T], a listArgs) (t template
 	all := l.rows(s, a)
 	t = list.table(list.pick(all, a), a)
 	t.Label, t.Icon, t.Empty, t.EmptyText = l.title, l.icon, "No "+strings.ToLower(l.title), l.none
-	if a.filtered() {
+	switch {
+	case l.fleeting && !s.moment.IsZero():
+		t.EmptyText = "They are not recorded: only the present ones are known. Go back to now to see them."
+		return t, "Not recorded."
+	case a.filtered():
 		t.EmptyText = "None fits the filter."
 	}
 	return t, l.sub(s, all)

@@ -31,7 +31,7 @@ type connRow struct {
 // all of them are counted.
 var connectionPages = collection[connRow]{
 	id: navConnections, title: "Connections", icon: navConnections, placeholder: "connection, account, user or address", none: "No connection was read yet.",
-	own: []string{"server", "account"}, list: (*Server).connList, rows: (*Server).connRows, sub: (*Server).connSum,
+	fleeting: true, own: []string{"server", "account"}, list: (*Server).connList, rows: (*Server).connRows, sub: (*Server).connSum,
 	filters: func(s *Server, a listArgs) []templates.ListFilter {
 		all := s.connRows(listArgs{})
 		return []templates.ListFilter{
@@ -68,9 +68,12 @@ func (s *Server) connRows(a listArgs) []connRow {
 }
 
 func (s *Server) connSum(rows []connRow) string {
-	all := 0
-	for _, srv := range s.Metrics.Latest().Servers {
+	all, snap := 0, s.Metrics.Latest()
+	for _, srv := range snap.Servers {
 		all += srv.Conns
+	}
+	if len(rows) < len(snap.Conns) {
+		return fmt.Sprintf("%d of the %s with the most traffic or waiting bytes; there are %s in all.", len(rows), count(len(snap.Conns), "connection"), countWords(uint64(all)))
 	}
 	return fmt.Sprintf("The %s with the most traffic or waiting bytes, of %s in all; the sums count every one.", count(len(rows), "connection"), countWords(uint64(all)))
 }
@@ -119,7 +122,7 @@ func (s *Server) connList() listing[connRow] {
 				cell: func(r *connRow) templates.ListCell {
 					return figureCell(r.key, "start", cmp.Or(s.when(r.Start).Ago, none))
 				}},
-			text("idle", "Idle", func(r *connRow) string { return r.Idle }),
+			{label: "Idle", cell: func(r *connRow) templates.ListCell { return templates.ListCell{Text: cmp.Or(r.Idle, none)} }},
 		},
 	}
 }
@@ -168,7 +171,7 @@ type connSumRow struct {
 
 var connectionSumPages = collection[connSumRow]{
 	id: "connection-sums", title: "Connections by server and account", icon: navConnections, placeholder: "server or account", none: "The connections were not counted yet.",
-	list: (*Server).connSumList, rows: func(s *Server, _ listArgs) []connSumRow { return s.connSumRows() },
+	fleeting: true, list: (*Server).connSumList, rows: func(s *Server, _ listArgs) []connSumRow { return s.connSumRows() },
 	sub: func(s *Server, rows []connSumRow) string {
 		n := 0
 		for _, r := range rows {

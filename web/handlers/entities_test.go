@@ -119,11 +119,21 @@ func TestAccountsPage(t *testing.T) {
 	}
 }
 
+// What is not recorded is said to be so, not shown as if there had been none.
+func TestConnectionsOfThePast(t *testing.T) {
+	t.Parallel()
+	st := newSite(t, seen())
+	then := epoch.Add(-10 * time.Minute)
+	for _, path := range []string{"/connections", "/connections/sums", "/services"} {
+		st.get(path+"?at="+then.Format(time.RFC3339)).status(200).says("main", "Not recorded.")
+	}
+}
+
 // Names that an attacker chose are text wherever they stand, and lead to their
 // own pages.
 func TestHostileNamesOfThings(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{`<script>alert(1)</script>`, `"><svg onload=x>`, `a' onmouseover='x`, "=HYPERLINK(1)", "‮evil", "a b/../c?d#e", "javascript:alert(1)", "100%", "..", "x.json", strings.Repeat("x", 500)} {
+	for _, name := range []string{`<script>alert(1)</script>`, `"><svg onload=x>`, `a' onmouseover='x`, "=HYPERLINK(1)", "\u202eevil", "a b/../c?d#e", "javascript:alert(1)", "100%", "..", "x.json", strings.Repeat("x", 500)} {
 		w := seen()
 		s := w.snap
 		s.Servers[0].Name, s.Servers[0].Tags, s.Servers[0].Error = name, []string{name}, name

@@ -288,8 +288,12 @@ func (r timeRange) query() url.Values {
 // choices are the links of the range picker on the page at path.
 func (r timeRange) choices(path string) []templates.Choice {
 	out := make([]templates.Choice, len(spans))
+	path += "?"
+	if strings.Count(path, "?") > 1 {
+		path = strings.TrimSuffix(path, "?") + "&"
+	}
 	for i, sp := range spans {
-		out[i] = templates.Choice{Label: sp.key, URL: path + "?range=" + sp.key, Current: sp.key == r.Key}
+		out[i] = templates.Choice{Label: sp.key, URL: path + "range=" + sp.key, Current: sp.key == r.Key}
 	}
 	return out
 }

@@ -92,6 +92,16 @@ func (s *Server) serverSum(rows []serverRow) string {
 	return text
 }
 
+// url leads to the server's page, or with an extension to its exports. Two of one
+// name are told apart by their ids.
+func (r *serverRow) url(ext string) string {
+	u := serverURL(cmp.Or(r.Name, r.ID)) + ext
+	if r.twin {
+		u = withQuery(u, url.Values{"id": {r.ID}})
+	}
+	return u
+}
+
 func (r *serverRow) rateCell(name string, v float64, unit string) templates.ListCell {
 	if !r.known {
 		return figureCell(r.key, name, none)
@@ -109,9 +119,8 @@ func (s *Server) serverList() listing[serverRow] {
 		cols: []listCol[serverRow]{
 			{key: "name", label: "Server", by: func(a, b *serverRow) int { return strings.Compare(a.Name, b.Name) },
 				cell: func(r *serverRow) templates.ListCell {
-					c := templates.ListCell{Text: cmp.Or(r.Name, r.ID), URL: serverURL(cmp.Or(r.Name, r.ID)), Small: r.Cluster}
-					if r.twin { // two of one name are told apart by their ids
-						c.URL = serverURL(r.Name) + "?id=" + url.QueryEscape(r.ID)
+					c := templates.ListCell{Text: cmp.Or(r.Name, r.ID), URL: r.url(""), Small: r.Cluster}
+					if r.twin {
 						c.Small = strings.TrimSpace(r.Cluster + " " + r.ID)
 					}
 					return c
@@ -277,7 +286,7 @@ func (s *Server) showServer(c echo.Context) error {
 		return err
 	}
 	topic := topicServer + ":" + url.Values{"name": {r.Name}, "id": {r.ID}}.Encode()
-	return s.showDetail(c, navServers, serverURL(r.Name), topic, v, chartArgs{server: r.Name},
+	return s.showDetail(c, navServers, r.url(""), topic, v, chartArgs{server: r.Name},
 		[]string{"server-cpu", "server-mem", "server-traffic", "server-bytes", "server-conns", "server-slow", "server-js"}, templates.Crumb{Name: "Servers", URL: "/servers"})
 }
 
@@ -301,7 +310,7 @@ func (s *Server) serverTopic(ctx context.Context, arg string) (update, error) {
 func (s *Server) serverDetail(ctx context.Context, r *serverRow) (templates.Detail, error) {
 	const id = "srv"
 	v := templates.Detail{ID: id, Name: cmp.Or(r.Name, r.ID), Where: cmp.Or(r.Cluster, "no cluster"), WhereURL: withQuery("/servers", url.Values{"cluster": {r.Cluster}}), Error: r.Error,
-		CSV: serverURL(r.Name) + ".csv", JSON: serverURL(r.Name) + ".json", Download: exportURL(r.Server.Entity()), Findings: s.findingsOn(r.Server.Entity())}
+		CSV: r.url(".csv"), JSON: r.url(".json"), Download: exportURL(r.Server.Entity()), Findings: s.findingsOn(r.Server.Entity())}
 	if r.Cluster == "" {
 		v.WhereURL = ""
 	}
