@@ -369,7 +369,7 @@ func BenchmarkPages(b *testing.B) {
 }
 
 // pages that a newcomer opens.
-var pages = []string{"/", "/topology", "/splits", "/splits/orders", "/splits/orders/edit", "/splits/new", "/suggestions", "/findings", "/servers", "/servers/nats-1", "/streams", "/streams/APP/ORDERS", "/consumers", "/connections", "/connections/sums", "/accounts", "/accounts/APP", "/services", "/export?kind=server&key=nats-1", "/consumers?at=10s", "/journal", "/reports", "/reports/orders", "/demo"}
+var pages = []string{"/", "/topology", "/splits", "/splits/orders", "/splits/orders/edit", "/splits/new", "/suggestions", "/findings", "/servers", "/servers/nats-1", "/streams", "/streams/APP/ORDERS", "/consumers", "/connections", "/connections/sums", "/accounts", "/accounts/APP", "/services", "/cost", "/export?kind=server&key=nats-1", "/consumers?at=10s", "/journal", "/reports", "/reports/orders", "/demo"}
 
 // startDemo runs the demo in this process until the test ends.
 func startDemo(tb testing.TB, args ...string) runningDemo {

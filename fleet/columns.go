@@ -55,6 +55,11 @@ const (
 	ColTook      = "took"       // ms of one round
 	ColAnswered  = "answered"   // servers that answered
 	ColProblems  = "problems"   // sources that did not answer
+	ColSamples   = "samples"    // ACK samples that came, per second
+
+	// Of one round, by tier: what a tier that was not due takes is 0.
+	ColBytesFast, ColBytesNormal, ColBytesSlow = "bytes_fast", "bytes_normal", "bytes_slow" // B
+	ColCPUFast, ColCPUNormal, ColCPUSlow       = "cpu_fast", "cpu_normal", "cpu_slow"       // ms of all servers together, estimated
 )
 
 // WatchEntity names the series of what watching costs.

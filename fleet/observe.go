@@ -164,13 +164,13 @@ type ConsumerRate struct {
 
 // StoreUsage is what the store holds and what it takes.
 type StoreUsage struct {
-	Entities int              // in memory: those seen within the last hour or so
-	Series   int              // columns of these
-	Unsealed int              // slots that are full and not yet on disk as such
-	File     int64            // B of metrics.db, free pages included
-	Free     int64            // B in it that are used again
-	Log      int64            // B of its write-ahead log
-	Tables   map[string]int64 // B of each table's pages
+	Entities int   // in memory: those seen within the last hour or so
+	Series   int   // columns of these
+	Unsealed int   // slots that are full and not yet on disk as such
+	File     int64 // B of metrics.db, free pages included
+	Free     int64 // B in it that are used again
+	Log      int64 // B of its write-ahead log
+	Limit    int64 // B that the file may have: beyond it the finest and oldest goes first
 }
 
 // TopBy says what entities are ranked by.

@@ -64,7 +64,9 @@ var columnsOf = map[fleet.Kind][]column{
 	},
 	fleet.KindWatch: {
 		gauge(fleet.ColRequests, ""), gauge(fleet.ColReadBytes, "B"), scaled(fleet.ColTook, "ms", 1000),
-		gauge(fleet.ColAnswered, ""), gauge(fleet.ColProblems, ""),
+		gauge(fleet.ColAnswered, ""), gauge(fleet.ColProblems, ""), scaled(fleet.ColSamples, "/s", 10),
+		gauge(fleet.ColBytesFast, "B"), gauge(fleet.ColBytesNormal, "B"), gauge(fleet.ColBytesSlow, "B"),
+		scaled(fleet.ColCPUFast, "ms", 1000), scaled(fleet.ColCPUNormal, "ms", 1000), scaled(fleet.ColCPUSlow, "ms", 1000),
 	},
 }
 

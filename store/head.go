@@ -362,6 +362,7 @@ func loadEntity(ctx context.Context, q querier, id int64) (*entity, error) {
 // there yet.
 func (db *DB) remember(e *entity) {
 	db.entities[e.entityRef] = e
+	db.born.Store(true)
 	name := fleet.Entity{Kind: e.kind, Key: e.name}
 	if old := db.newest[name]; old == nil || old.first <= e.first {
 		db.newest[name] = e

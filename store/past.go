@@ -43,10 +43,19 @@ func leafAttrs(x fleet.Leaf) fleet.Leaf {
 	return fleet.Leaf{Server: x.Server, Name: x.Name, Account: x.Account, IP: x.IP}
 }
 
-func accountAttrs(x fleet.Account) fleet.Account { return fleet.Account{Name: x.Name} }
+func accountAttrs(x fleet.Account) fleet.Account {
+	out := fleet.Account{Name: x.Name}
+	if x.Settings != nil {
+		set := *x.Settings
+		set.At = time.Time{}
+		out.Settings = &set
+	}
+	return out
+}
 
 func streamAttrs(x fleet.Stream) fleet.Stream {
 	return fleet.Stream{StreamKey: x.StreamKey, Created: x.Created, Subjects: x.Subjects, Storage: x.Storage, Retention: x.Retention,
+		Discard: x.Discard, PerSubject: x.PerSubject,
 		Replicas: x.Replicas, Leader: x.Leader, Peers: peers(x.Peers), MaxBytes: x.MaxBytes, MaxMsgs: x.MaxMsgs, MaxAge: x.MaxAge,
 		Metadata: x.Metadata, Source: x.Source}
 }
@@ -54,7 +63,7 @@ func streamAttrs(x fleet.Stream) fleet.Stream {
 func consumerAttrs(x fleet.Consumer) fleet.Consumer {
 	return fleet.Consumer{ConsumerKey: x.ConsumerKey, Created: x.Created, Leader: x.Leader, Peers: peers(x.Peers),
 		FilterSubjects: x.FilterSubjects, AckPolicy: x.AckPolicy, AckWait: x.AckWait, MaxDeliver: x.MaxDeliver,
-		MaxAckPending: x.MaxAckPending, SampleFreq: x.SampleFreq, Paused: x.Paused, Push: x.Push, Metadata: x.Metadata, Source: x.Source}
+		MaxAckPending: x.MaxAckPending, Durable: x.Durable, Inactive: x.Inactive, Backoff: x.Backoff, Priority: x.Priority, SampleFreq: x.SampleFreq, Paused: x.Paused, Push: x.Push, Metadata: x.Metadata, Source: x.Source}
 }
 
 // peers without what moves: how far behind each is, and when it was heard.
@@ -105,8 +114,8 @@ func (db *DB) noteAttrs(ctx context.Context) error {
 	set.fill(s)
 	list := attrsOf(s)
 	type note struct {
-		id int64
-		d  []byte
+		id, since int64
+		d         []byte
 	}
 	var fresh []note
 	for i, a := range list {
@@ -123,24 +132,28 @@ func (db *DB) noteAttrs(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("note the attributes of %s %q: %w", e.kind, e.name, err)
 		}
+		since := ms(s.TakenAt)
 		last, ok := db.attrs[e.id]
 		if !ok {
 			err := db.metrics.r.QueryRowContext(ctx, "SELECT d FROM attr WHERE entity = ? ORDER BY since DESC LIMIT 1", e.id).Scan(&last)
 			if err != nil && err != sql.ErrNoRows {
 				return fmt.Errorf("read the attributes of %s %q: %w", e.kind, e.name, err)
 			}
+			if err == sql.ErrNoRows {
+				since = min(since, e.first) // it was so from its first look on, some seconds ago
+			}
 		}
 		if bytes.Equal(last, d) {
 			db.attrs[e.id] = d
 			continue
 		}
-		fresh = append(fresh, note{e.id, d})
+		fresh = append(fresh, note{e.id, since, d})
 	}
 	run := context.WithoutCancel(ctx)
 	for part := range slices.Chunk(fresh, perTx) {
 		err := inTx(run, db.metrics.w, func(tx *sql.Tx) error {
 			for _, n := range part {
-				if _, err := tx.ExecContext(run, "INSERT OR REPLACE INTO attr(entity, since, d) VALUES (?, ?, ?)", n.id, ms(s.TakenAt), string(n.d)); err != nil {
+				if _, err := tx.ExecContext(run, "INSERT OR REPLACE INTO attr(entity, since, d) VALUES (?, ?, ?)", n.id, n.since, string(n.d)); err != nil {
 					return err
 				}
 			}
@@ -239,7 +252,8 @@ type moment struct {
 
 // SnapshotAt is the system as it was recorded at a moment: the newest look at
 // each thing that is not older than two minutes, with its rates, and its
-// attributes to the minute. Connections and services are not recorded. Where
+// attributes: of something new from its first look on, later changes to the
+// minute. Connections and services are not recorded. Where
 // single looks are no longer kept, gauges are means over the step that is, and
 // counters are 0; a Problem of the snapshot says so. A moment of which nothing
 // is known is a NotFound error.
@@ -529,8 +543,12 @@ func assemble(all []past) (*fleet.Snapshot, *fleet.Rates, error) {
 			s.Leafs = append(s.Leafs, x)
 			addLink(r.Leafs, [2]string{x.Server, x.Name}, p)
 		case fleet.KindAccount:
-			x := fleet.Account{Name: p.name, At: at, Conns: int(p.get(fleet.ColConns)), Subs: int(p.get(fleet.ColSubs)), Slow: p.u64(fleet.ColSlow),
-				InMsgs: p.u64(fleet.ColInMsgs), OutMsgs: p.u64(fleet.ColOutMsgs), InBytes: p.u64(fleet.ColInBytes), OutBytes: p.u64(fleet.ColOutBytes)}
+			x := fleet.Account{Name: p.name}
+			if err := p.decode(&x); err != nil {
+				return nil, nil, err
+			}
+			x.At, x.Conns, x.Subs, x.Slow = at, int(p.get(fleet.ColConns)), int(p.get(fleet.ColSubs)), p.u64(fleet.ColSlow)
+			x.InMsgs, x.OutMsgs, x.InBytes, x.OutBytes = p.u64(fleet.ColInMsgs), p.u64(fleet.ColOutMsgs), p.u64(fleet.ColInBytes), p.u64(fleet.ColOutBytes)
 			s.Accounts = append(s.Accounts, x)
 		case fleet.KindStream:
 			var x fleet.Stream
@@ -542,6 +560,7 @@ func assemble(all []past) (*fleet.Snapshot, *fleet.Rates, error) {
 					x.StreamKey = fleet.StreamKey{Account: p.name[:i], Stream: p.name[i+1:]}
 				}
 			}
+			x.Limits = fleet.ThresholdsOf(x.Metadata)
 			x.At, x.Messages, x.Bytes, x.LastSeq = at, p.u64(fleet.ColMessages), p.u64(fleet.ColBytes), p.u64(fleet.ColLastSeq)
 			s.Streams = append(s.Streams, x)
 			if p.rated {
@@ -559,6 +578,7 @@ func assemble(all []past) (*fleet.Snapshot, *fleet.Rates, error) {
 				}
 				x.ConsumerKey = key
 			}
+			x.Limits = fleet.ThresholdsOf(x.Metadata)
 			x.At, x.Delivered, x.AckFloor = at, p.u64(fleet.ColDelivered), p.u64(fleet.ColAckFloor)
 			x.Pending, x.AckPending = p.u64(fleet.ColPending), int(p.get(fleet.ColInFlight))
 			x.Redelivered, x.Waiting = int(p.get(fleet.ColRedelivered)), int(p.get(fleet.ColWaiting))
@@ -569,6 +589,12 @@ func assemble(all []past) (*fleet.Snapshot, *fleet.Rates, error) {
 			}
 		case fleet.KindWatch:
 			s.Cost = fleet.Cost{Requests: int(p.get(fleet.ColRequests)), Bytes: p.get(fleet.ColReadBytes), Took: time.Duration(p.get(fleet.ColTook)) * time.Microsecond}
+			for tier, cols := range [fleet.Tiers][2]string{
+				fleet.Fast: {fleet.ColBytesFast, fleet.ColCPUFast}, fleet.Normal: {fleet.ColBytesNormal, fleet.ColCPUNormal}, fleet.Slow: {fleet.ColBytesSlow, fleet.ColCPUSlow},
+			} {
+				s.Cost.By[tier] = fleet.TierCost{Bytes: p.get(cols[0]), ServerCPU: time.Duration(p.get(cols[1])) * time.Microsecond}
+			}
+			s.Intake.PerSecond = float64(p.get(fleet.ColSamples)) / 10
 		}
 	}
 	for i := range s.Streams {

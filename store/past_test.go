@@ -25,6 +25,12 @@ func TestSnapshotAt(t *testing.T) {
 	var order []time.Time
 	for i := range 400 {
 		s := look(c.add(time.Second), i)
+		// Settings of every sort; the owner's limits stand in the metadata.
+		s.Streams[0].Discard, s.Streams[0].PerSubject = "new", 5
+		s.Streams[0].Metadata = map[string]string{"io.nats.monitor.msgs-critical": "1000"}
+		s.Streams[0].Limits = fleet.ThresholdsOf(s.Streams[0].Metadata)
+		s.Consumers[0].Durable, s.Consumers[0].Inactive, s.Consumers[0].Backoff, s.Consumers[0].Priority = true, time.Hour, []time.Duration{time.Second, time.Minute}, "pinned_client"
+		s.Accounts[0].Settings = &fleet.AccountSettings{JetStream: true, Exports: 3}
 		if i >= 200 {
 			s.Consumers[0].AckWait = 10 * time.Second
 			s.Servers[0].Version = "2.15.3"
@@ -64,6 +70,9 @@ func TestSnapshotAt(t *testing.T) {
 			if !reflect.DeepEqual(r, want.r) {
 				t.Errorf("%s: look %d: rates %+v, want %+v", what, i, r, want.r)
 			}
+			if !reflect.DeepEqual(s.Accounts[0].Settings, want.s.Accounts[0].Settings) {
+				t.Errorf("%s: look %d: account %+v", what, i, s.Accounts[0].Settings)
+			}
 			if s.Cost != want.s.Cost {
 				t.Errorf("%s: look %d: cost %+v", what, i, s.Cost)
 			}
@@ -76,7 +85,14 @@ func TestSnapshotAt(t *testing.T) {
 	check("sealed", db)
 	check("after a kill", openTest(t, copyDir(t, dir), c, Options{}))
 
-	_, _, err := db.SnapshotAt(t.Context(), start.Add(-time.Hour))
+	// What is known of a thing first counts from its first look on, though it was
+	// noted later.
+	first, _, err := db.SnapshotAt(t.Context(), start.Add(3*time.Second))
+	if err != nil || len(first.Consumers) != 1 || first.Consumers[0].AckWait != 30*time.Second || first.Servers[0].Version == "2.15.3" {
+		t.Errorf("the third look: %+v, %v", first, err)
+	}
+
+	_, _, err = db.SnapshotAt(t.Context(), start.Add(-time.Hour))
 	if e := (*fleet.Error)(nil); !errors.As(err, &e) || e.Kind != fleet.NotFound {
 		t.Errorf("before the first look: %v", err)
 	}

@@ -182,7 +182,9 @@ func (set *rowSet) fill(s *fleet.Snapshot) {
 			count(x.Pending), int64(x.AckPending), int64(x.Redelivered), int64(x.Waiting))
 	}
 	set.add(fleet.WatchEntity.Kind, key1(fleet.WatchEntity.Key), 0, s.TakenAt,
-		int64(s.Cost.Requests), s.Cost.Bytes, micros(s.Cost.Took), answers, int64(len(s.Problems)))
+		int64(s.Cost.Requests), s.Cost.Bytes, micros(s.Cost.Took), answers, int64(len(s.Problems)), int64(math.Round(s.Intake.PerSecond*10)),
+		s.Cost.By[fleet.Fast].Bytes, s.Cost.By[fleet.Normal].Bytes, s.Cost.By[fleet.Slow].Bytes,
+		micros(s.Cost.By[fleet.Fast].ServerCPU), micros(s.Cost.By[fleet.Normal].ServerCPU), micros(s.Cost.By[fleet.Slow].ServerCPU))
 }
 
 func micros(d time.Duration) int64 { return d.Microseconds() }

@@ -136,6 +136,7 @@ type DB struct {
 
 	attrMu sync.Mutex       // guards attrs
 	attrs  map[int64][]byte // as noted last, by entity
+	born   atomic.Bool      // there are things whose attributes were not noted yet
 	moment atomic.Pointer[moment]
 
 	generation atomic.Uint64 // of what the jobs wrote
@@ -214,6 +215,12 @@ func (db *DB) Run(ctx context.Context) error {
 			cleaned = now
 			if err := db.maintain(ctx); err != nil && ctx.Err() == nil {
 				db.log.ErrorContext(ctx, "maintenance went wrong", "err", db.refused(err))
+			}
+		}
+		if db.born.Swap(false) {
+			if err := db.noteAttrs(ctx); err != nil && ctx.Err() == nil {
+				db.born.Store(true)
+				db.log.ErrorContext(ctx, "noting what is new went wrong", "err", db.refused(err))
 			}
 		}
 		select {

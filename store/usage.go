@@ -8,10 +8,9 @@ import (
 	"ballast/fleet"
 )
 
-// Usage measures the store. It reads the whole directory of pages: not for
-// every look.
+// Usage measures the store.
 func (db *DB) Usage(ctx context.Context) (fleet.StoreUsage, error) {
-	u := fleet.StoreUsage{Tables: map[string]int64{}}
+	u := fleet.StoreUsage{Limit: db.o.SizeLimit}
 	db.mu.RLock()
 	u.Entities, u.Unsealed = len(db.entities), len(db.closing)
 	for _, e := range db.entities {
@@ -26,23 +25,30 @@ func (db *DB) Usage(ctx context.Context) (fleet.StoreUsage, error) {
 		Scan(&u.File, &u.Free); err != nil {
 		return u, fmt.Errorf("measure the file: %w", err)
 	}
+	return u, nil
+}
+
+// TableSizes are the bytes of each table's pages. It reads the whole directory
+// of pages: for measuring, not for a page.
+func (db *DB) TableSizes(ctx context.Context) (map[string]int64, error) {
+	sizes := map[string]int64{}
 	rows, err := db.metrics.r.QueryContext(ctx, "SELECT name, pgsize FROM dbstat WHERE aggregate = 1")
 	if err != nil {
-		return u, fmt.Errorf("measure the tables: %w", err)
+		return nil, fmt.Errorf("measure the tables: %w", err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var name string
 		var n int64
 		if err := rows.Scan(&name, &n); err != nil {
-			return u, fmt.Errorf("measure the tables: %w", err)
+			return nil, fmt.Errorf("measure the tables: %w", err)
 		}
-		u.Tables[name] = n
+		sizes[name] = n
 	}
 	if err := rows.Err(); err != nil {
-		return u, fmt.Errorf("measure the tables: %w", err)
+		return nil, fmt.Errorf("measure the tables: %w", err)
 	}
-	return u, nil
+	return sizes, nil
 }
 
 // Unsealed is how many slots are full and not yet on disk as such.

@@ -149,9 +149,13 @@ func runStore(c config) (result, error) {
 		}
 		if u.Unsealed == 0 {
 			r.Samples = int64(n) * int64(u.Series)
-			r.Raw = u.Tables["raw"] * int64(n) / int64(n-(n-1)%120-1) // the open slot is not in it
-			r.All = u.File - u.Free - u.Tables["tick"] - u.Tables["acks"]
-			r.Notes = append(r.Notes, fmt.Sprint("store: tables ", u.Tables))
+			sizes, err := db.TableSizes(ctx)
+			if err != nil {
+				return r, err
+			}
+			r.Raw = sizes["raw"] * int64(n) / int64(n-(n-1)%120-1) // the open slot is not in it
+			r.All = u.File - u.Free - sizes["tick"] - sizes["acks"]
+			r.Notes = append(r.Notes, fmt.Sprint("store: tables ", sizes))
 			break
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -69,10 +69,18 @@ var chartKinds = map[string]func(*Server, context.Context, chartArgs) (chart, er
 	"server-bytes":         columnsChart("Bytes", "B/s", "", serverEntity, [2]string{"in", fleet.ColInBytes}, [2]string{"out", fleet.ColOutBytes}),
 	"server-slow":          serverChart(fleet.ColSlow, "Slow consumers", "per s"),
 	"server-js":            columnsChart("JetStream", "B", "", serverEntity, [2]string{"store", fleet.ColJSStore}, [2]string{"memory", fleet.ColJSMemory}),
-	"server-cpu":           serverChart(fleet.ColCPU, "CPU", "% of one core"),
-	"server-msgs":          serverChart(fleet.ColInMsgs, "Messages in", "msg/s"),
-	"server-mem":           serverChart(fleet.ColMem, "Memory", "B"),
-	"server-conns":         serverChart(fleet.ColConns, "Connections", ""),
+	"cost-requests":        columnsChart("Requests", "per round", "Of all sources together.", watchEntity, [2]string{"requests", fleet.ColRequests}),
+	"cost-bytes": columnsChart("Bytes read", "B", "In one round, by how often it is asked for: fast is every round, slow about once a minute.", watchEntity,
+		[2]string{"fast", fleet.ColBytesFast}, [2]string{"normal", fleet.ColBytesNormal}, [2]string{"slow", fleet.ColBytesSlow}),
+	"cost-cpu": columnsChart("Servers' CPU", "ms", "Of one round, all servers together: an estimate by the number and size of their answers.", watchEntity,
+		[2]string{"fast", fleet.ColCPUFast}, [2]string{"normal", fleet.ColCPUNormal}, [2]string{"slow", fleet.ColCPUSlow}),
+	"cost-time":     columnsChart("Time of a round", "ms", "From the first request to the last answer.", watchEntity, [2]string{"took", fleet.ColTook}),
+	"cost-samples":  columnsChart("ACK samples", "msg/s", "Sent by the servers for sampled consumers.", watchEntity, [2]string{"samples", fleet.ColSamples}),
+	"cost-problems": columnsChart("Not answered", "", "Sources that did not answer in a round.", watchEntity, [2]string{"problems", fleet.ColProblems}),
+	"server-cpu":    serverChart(fleet.ColCPU, "CPU", "% of one core"),
+	"server-msgs":   serverChart(fleet.ColInMsgs, "Messages in", "msg/s"),
+	"server-mem":    serverChart(fleet.ColMem, "Memory", "B"),
+	"server-conns":  serverChart(fleet.ColConns, "Connections", ""),
 }
 
 // charts builds the cards of a page.

@@ -29,6 +29,8 @@ type Metrics interface {
 	// SnapshotAt is the system as it was recorded at a past moment, and its rates
 	// then, both shared and never changed; NotFound when nothing is.
 	SnapshotAt(ctx context.Context, at time.Time) (*fleet.Snapshot, *fleet.Rates, error)
+	// Usage is what the store holds and what it takes.
+	Usage(ctx context.Context) (fleet.StoreUsage, error)
 	// Export yields the course of one thing, oldest first and in constant memory;
 	// an error is the last that it yields.
 	Export(ctx context.Context, q fleet.ExportQuery) iter.Seq2[fleet.ExportRow, error]

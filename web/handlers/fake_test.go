@@ -480,6 +480,10 @@ func (w *world) SnapshotAt(_ context.Context, at time.Time) (*fleet.Snapshot, *f
 	return &s, &r, nil
 }
 
+func (w *world) Usage(context.Context) (fleet.StoreUsage, error) {
+	return fleet.StoreUsage{Entities: 40, Series: 400, File: 30 << 20, Free: 2 << 20, Log: 1 << 20, Limit: 4 << 30}, w.metricsErr
+}
+
 // Export is a row a second, with a gap of a minute in the middle.
 func (w *world) Export(ctx context.Context, q fleet.ExportQuery) iter.Seq2[fleet.ExportRow, error] {
 	return func(yield func(fleet.ExportRow, error) bool) {
@@ -516,6 +520,8 @@ func columnsOf(k fleet.Kind) (names, units []string) {
 		return []string{fleet.ColCPU, fleet.ColMem, fleet.ColInMsgs}, []string{"%", "B", "msg/s"}
 	case fleet.KindConsumer:
 		return []string{fleet.ColPending, fleet.ColAcked}, []string{"", "msg/s"}
+	case fleet.KindStream, fleet.KindAccount, fleet.KindWatch:
+		return []string{fleet.ColMessages}, []string{""}
 	}
 	return nil, nil
 }

@@ -27,6 +27,7 @@ const (
 	navStreams     = "streams"
 	navConnections = "connections"
 	navAccounts    = "accounts"
+	navCost        = "cost"
 	navServices    = "services"
 	navSplits      = "splits"
 	navSuggestions = "suggestions"
@@ -93,6 +94,7 @@ func (s *Server) nav(current string) []templates.NavGroup {
 		{Head: "Records", Items: []templates.NavItem{
 			{Name: "Journal", URL: "/journal", Icon: "journal", Key: "j"},
 			{Name: "Reports", URL: "/reports", Icon: "reports", Key: "r"},
+			{Name: "Cost of watching", URL: "/cost", Icon: navCost, Key: "w"},
 		}},
 	}
 	for _, g := range groups {

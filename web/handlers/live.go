@@ -47,6 +47,7 @@ const (
 	topicServer      = "server"    // server:QUERY that names it
 	topicStream      = "stream"    // stream:QUERY that names it
 	topicAccount     = "account"   // account:QUERY that names it
+	topicCost        = "cost"
 )
 
 // update is what a topic shows at one moment.
@@ -88,6 +89,7 @@ func (s *Server) topics() map[string]topicFunc {
 		topicServer:      s.serverTopic,
 		topicStream:      s.streamTopic,
 		topicAccount:     s.accountTopic,
+		topicCost:        s.costTopic,
 
 		serverPages.id:        serverPages.topic(s),
 		streamPages.id:        streamPages.topic(s),

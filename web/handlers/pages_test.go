@@ -183,7 +183,7 @@ var allPages = []string{"/", "/?range=6h", "/splits", "/splits/new", "/splits/or
 	"/suggestions", "/suggestions?state=open", "/suggestions?state=expired", "/suggestions/p7", "/suggestions/p3", "/journal", "/journal?split=orders&kind=change.verified", "/journal?before=5", "/journal/7",
 	"/findings", "/findings?state=suppressed&sort=-since", "/findings?state=closed", "/findings/CON003?kind=consumer&key=APP%2FORDERS%2Fworker-east-1", "/findings/JS001?kind=system",
 	"/consumers", "/consumers?sort=-pending&stream=ORDERS&q=worker", "/consumers/APP/ORDERS/worker-east-1", "/consumers/APP/PAYMENTS/us?range=1h",
-	"/services", "/services?service=pay&sort=-requests", "/export?kind=consumer&key=APP%2FORDERS%2Fworker-east-1", "/find?q=n1", "/demo", "/nothing-here"}
+	"/servers", "/servers?sort=-cpu", "/servers/n1", "/streams", "/streams/APP/ORDERS", "/connections", "/connections/sums", "/accounts", "/accounts/APP", "/cost", "/services", "/services?service=pay&sort=-requests", "/export?kind=consumer&key=APP%2FORDERS%2Fworker-east-1", "/find?q=n1", "/demo", "/nothing-here"}
 
 // weightsForm is the form of orders as a browser sends it.
 func weightsForm(base, east, west, backup, reason string) url.Values {
@@ -360,7 +360,11 @@ func skeleton(doc *html.Node) string {
 // harmless one: then no markup came out of it.
 func TestHostileNamesStayText(t *testing.T) {
 	t.Parallel()
-	pages := slices.DeleteFunc(slices.Clone(allPages), func(p string) bool { return strings.HasPrefix(p, "/find") })
+	pages := slices.DeleteFunc(slices.Clone(allPages), func(p string) bool {
+		// Rows that are sorted by the name change places with it; those pages are in
+		// TestHostileNamesOfThings.
+		return p == "/find?q=n1" || strings.HasPrefix(p, "/servers") || strings.HasPrefix(p, "/streams") || strings.HasPrefix(p, "/accounts") || strings.HasPrefix(p, "/connections")
+	})
 	plain := map[string]string{}
 	w := newWorld()
 	rename(w, "A")

@@ -37,6 +37,7 @@ func (s *Server) pages(e *echo.Echo) {
 	chartRoutes(s, e)
 	reportRoutes(s, e)
 	exportRoutes(s, e)
+	costRoutes(s, e)
 }
 
 // page adds a page's URL together with its .json and .csv twins, which the
