@@ -105,15 +105,20 @@ func (l collection[T]) part(s *Server, id, title string, q url.Values) templates
 		a = listArgs{page: 1, rest: url.Values{}}
 	}
 	t, sub := l.table(s, list, a)
+	return firstRows(id, title, sub, t, withQuery(list.path, a.query()))
+}
+
+// firstRows is the first page of a table on another page; whole leads to the list,
+// where it is sorted and turned.
+func firstRows(id, title, sub string, t templates.ListTable, whole string) templates.DetailTable {
 	for i := range t.Cols {
-		t.Cols[i].URL = "" // it is sorted on its own page
+		t.Cols[i].URL = ""
 	}
-	more := templates.Link{Name: "All of them", URL: withQuery(list.path, a.query())}
 	if t.Next == "" {
 		t.Note = ""
 	}
 	t.Prev, t.Next = "", ""
-	return templates.DetailTable{ID: id, Title: title, Sub: sub, Table: t, More: more}
+	return templates.DetailTable{ID: id, Title: title, Sub: sub, Table: t, More: templates.Link{Name: "All of them", URL: whole}}
 }
 
 // oneOf is a filter with the values that there are.

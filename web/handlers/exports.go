@@ -62,7 +62,7 @@ func (s *Server) exportQuery(c echo.Context) (q fleet.ExportQuery, names, units 
 	all, allUnits := s.Columns(q.Kind)
 	switch {
 	case len(all) == 0:
-		return q, nil, nil, invalid("Nothing is recorded of that kind of thing.", "Use the download on the page of a server, stream, consumer, service or connection.")
+		return q, nil, nil, invalid("Nothing is recorded of that kind of thing.", "Use the download on the page of a server, stream, consumer or account.")
 	case q.Key == "":
 		return q, nil, nil, invalid("It is not said what to export.", "Give its name as key=.")
 	}

@@ -359,7 +359,7 @@ func (s *Server) serverDetail(ctx context.Context, r *serverRow) (templates.Deta
 		card := templates.DetailCard{ID: id + "-js", Title: "JetStream", Settings: []templates.Setting{
 			{Name: "Store", Value: limit(js.Store, js.MaxStore), Key: id + "/f-store"}, {Name: "Memory", Value: limit(js.Memory, js.MaxMemory), Key: id + "/f-jsmem"},
 			{Name: "Streams hosted", Value: countWords(uint64(js.Streams)), Key: id + "/f-streams"}, {Name: "Consumers hosted", Value: countWords(uint64(js.Consumers)), Key: id + "/f-consumers"},
-			{Name: "Leads streams", Value: countWords(uint64(r.leads)), Key: id + "/f-leads", URL: ""},
+			{Name: "Leads streams", Value: countWords(uint64(r.leads)), Key: id + "/f-leads"},
 			{Name: "Messages", Value: countWords(js.Messages), Key: id + "/f-msgs"},
 			{Name: "API requests", Value: countWords(js.APITotal), Key: id + "/f-api"}, {Name: "API errors", Value: countWords(js.APIErrors), Key: id + "/f-apierr"},
 			{Name: "Domain", Value: cmp.Or(js.Domain, "none")}, {Name: "Meta leader", Value: cmp.Or(js.MetaLeader, "none: an election runs"), Key: id + "/f-meta"},

@@ -293,15 +293,8 @@ func (s *Server) consumersPart(id string, k fleet.StreamKey) templates.DetailTab
 	l := s.consumerList()
 	a := listArgs{page: 1, sort: "-pending", rest: url.Values{"account": {k.Account}, "stream": {k.Stream}}}
 	t, sub := s.consumerTable(l, a)
-	for i := range t.Cols {
-		t.Cols[i].URL = ""
-	}
-	if t.Next == "" {
-		t.Note = ""
-	}
-	t.Prev, t.Next = "", ""
 	t.EmptyText = "Nothing reads from this stream."
-	return templates.DetailTable{ID: id, Title: "Consumers", Sub: sub, Table: t, More: templates.Link{Name: "All of them", URL: withQuery(l.path, a.query())}}
+	return firstRows(id, "Consumers", sub, t, withQuery(l.path, a.query()))
 }
 
 // ofLimit is the share of a limit that is used up.
