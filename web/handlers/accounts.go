@@ -203,7 +203,7 @@ func (s *Server) accountDetail(ctx context.Context, r *accountRow) (templates.De
 		{Key: id + "/subs", Label: "Subscriptions", Value: countWords(uint64(max(r.Subs, 0)))},
 		{Key: id + "/streams", Label: "Streams", Value: countWords(uint64(r.streams)), URL: withQuery("/streams", of)},
 		{Key: id + "/consumers", Label: "Consumers", Value: countWords(uint64(r.consumers)), URL: withQuery("/consumers", of)},
-		{Key: id + "/bytes", Label: "Stored", Value: bytesWords(float64(r.bytes)), Note: "on the streams' leaders"},
+		{Key: id + "/bytes", Label: "Stored", Value: bytesWords(float64(r.bytes))},
 		{Key: id + "/slow", Label: "Slow consumers", Value: countWords(r.Slow)},
 	}
 	yes := func(b bool) string {

@@ -21,9 +21,10 @@ type collection[T any] struct {
 	title       string
 	placeholder string
 	icon        string
-	none        string   // said when there is none at all
-	fleeting    bool     // only the present is known: it is not recorded
-	own         []string // filters of its URL beside the name
+	none        string      // said when there is none at all
+	views       [][2]string // names and paths of the lists of the same things, this one among them
+	fleeting    bool        // only the present is known: it is not recorded
+	own         []string    // filters of its URL beside the name
 	list        func(*Server) listing[T]
 	rows        func(*Server, listArgs) []T // what its own filters leave, by name
 	sub         func(*Server, []T) string   // sums up the rows
@@ -51,6 +52,10 @@ func (l collection[T]) show(s *Server) echo.HandlerFunc {
 		t, sub := l.table(s, list, a)
 		v := list.page(l.id, l.title, a, t)
 		v.Sub, v.Placeholder = sub, l.placeholder
+		for _, view := range l.views {
+			v.TabsLabel = "Views"
+			v.Tabs = append(v.Tabs, templates.Choice{Label: view[0], URL: view[1], Current: view[1] == list.path})
+		}
 		if l.filters != nil {
 			v.Filters = l.filters(s, a)
 		}

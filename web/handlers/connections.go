@@ -20,6 +20,8 @@ func connectionRoutes(s *Server, e *echo.Echo) {
 	page(e, "/connections/sums", connectionSumPages.show(s))
 }
 
+var connectionViews = [][2]string{{"The busiest", "/connections"}, {"Sums by server and account", "/connections/sums"}}
+
 // connRow is a connection with the name of its server.
 type connRow struct {
 	*fleet.Conn
@@ -31,7 +33,7 @@ type connRow struct {
 // all of them are counted.
 var connectionPages = collection[connRow]{
 	id: navConnections, title: "Connections", icon: navConnections, placeholder: "connection, account, user or address", none: "No connection was read yet.",
-	fleeting: true, own: []string{"server", "account"}, list: (*Server).connList, rows: (*Server).connRows, sub: (*Server).connSum,
+	views: connectionViews, fleeting: true, own: []string{"server", "account"}, list: (*Server).connList, rows: (*Server).connRows, sub: (*Server).connSum,
 	filters: func(s *Server, a listArgs) []templates.ListFilter {
 		all := s.connRows(listArgs{})
 		return []templates.ListFilter{
@@ -171,7 +173,7 @@ type connSumRow struct {
 
 var connectionSumPages = collection[connSumRow]{
 	id: "connection-sums", title: "Connections by server and account", icon: navConnections, placeholder: "server or account", none: "The connections were not counted yet.",
-	fleeting: true, list: (*Server).connSumList, rows: func(s *Server, _ listArgs) []connSumRow { return s.connSumRows() },
+	views: connectionViews, fleeting: true, list: (*Server).connSumList, rows: func(s *Server, _ listArgs) []connSumRow { return s.connSumRows() },
 	sub: func(s *Server, rows []connSumRow) string {
 		n := 0
 		for _, r := range rows {

@@ -91,7 +91,7 @@ func (s *Server) costDetail(ctx context.Context) (templates.Detail, error) {
 		{Key: id + "/requests", Label: "Requests, last round", Value: countWords(uint64(max(cost.Requests, 0)))},
 		{Key: id + "/bytes", Label: "Read, last round", Value: bytesWords(float64(cost.Bytes))},
 		{Key: id + "/took", Label: "Time, last round", Value: duration(cost.Took), Note: "of " + duration(s.Interval)},
-		{Key: id + "/cpu", Label: "Servers' CPU, last round", Value: cmp.Or(duration(cost.ServerCPU()), none), Note: "estimate, all together"},
+		{Key: id + "/cpu", Label: "Servers' CPU, last round", Value: cmp.Or(duration(cost.ServerCPU()), none), Note: "estimate"},
 		{Key: id + "/samples", Label: "ACK samples", Value: figure(in.PerSecond, "msg/s"), Unit: "per s"},
 		{Key: id + "/file", Label: "Disk", Value: bytesWords(float64(usage.File + usage.Log)), Note: "of " + bytesWords(float64(usage.Limit))},
 	}

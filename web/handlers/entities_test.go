@@ -99,7 +99,8 @@ func TestConnectionsPage(t *testing.T) {
 		t.Errorf("what waits most does not come first: %s", got)
 	}
 	st.get("/connections?q=10.0.0.8").says("connections", "billing")
-	st.get("/connections/sums").status(200).says("connection-sums", "go 1.55.0 ×9, python3 2.9.0 ×3").says("main", "25 connections")
+	a.says("main", "Sums by server and account")
+	st.get("/connections/sums").status(200).says("main", "The busiest").says("connection-sums", "go 1.55.0 ×9, python3 2.9.0 ×3").says("main", "25 connections")
 	rows, err := csv.NewReader(st.get("/connections/sums.csv").status(200).Body).ReadAll()
 	if err != nil || len(rows) != 3 || rows[1][0] != "n2" || rows[1][3] != "13" {
 		t.Errorf("sums.csv = %v, %v", rows, err)
