@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 )
 
 // A sealed slot of one entity is one blob: version, column list, interval, n,
@@ -211,7 +212,29 @@ type chunk struct {
 }
 
 // scratch is memory for values that is used again.
-type scratch struct{ v []int64 }
+type scratch struct {
+	v    []int64
+	cols [][]int64
+
+	// What was asked of the blob before, and where it stood: mostly the next one
+	// has the same columns.
+	layout int64
+	want   []column
+	where  []int
+	total  int
+}
+
+// find is layouts.find.
+func (s *scratch) find(l layouts, layout int64, want []column) ([]int, int, error) {
+	if len(want) > 0 && len(want) == len(s.want) && &want[0] == &s.want[0] && layout == s.layout {
+		return s.where, s.total, nil
+	}
+	where, total, err := l.find(layout, want)
+	if err == nil {
+		s.layout, s.want, s.where, s.total = layout, want, where, total
+	}
+	return where, total, err
+}
 
 // take returns n values, which are not zero.
 func (s *scratch) take(n int) []int64 {
@@ -231,16 +254,15 @@ func decodeBlock(data []byte, l layouts, want []column, start int64) (chunk, err
 // decodeBlockIn reads the columns in want. What it returns is overwritten by the
 // next call with the same room; nil makes memory of its own.
 func decodeBlockIn(data []byte, l layouts, want []column, start int64, room *scratch) (chunk, error) {
-	take := func(n int) []int64 { return make([]int64, n) }
-	if room != nil {
-		room.v = room.v[:0]
-		take = room.take
+	if room == nil {
+		room = &scratch{}
 	}
+	room.v = room.v[:0]
 	d := decoder{b: data}
 	if d.byte() != blobVersion {
 		return chunk{}, errCorrupt
 	}
-	where, total, err := l.find(int64(d.uvarint()), want)
+	where, total, err := room.find(l, int64(d.uvarint()), want)
 	if err != nil {
 		return chunk{}, err
 	}
@@ -249,73 +271,139 @@ func decodeBlockIn(data []byte, l layouts, want []column, start int64, room *scr
 	if d.err != nil {
 		return chunk{}, d.err
 	}
-	c.at = take(n)
+	c.at = room.take(n)
 	d.column(c.at)
 	for i := range c.at {
 		c.at[i] += start
 	}
-	c.cols = make([][]int64, len(want))
-	all := d
-	err = readColumns(&d, where, total, func(d *decoder, i int) {
-		c.cols[i] = take(n)
-		if len(d.b) > 0 && d.b[0] == formSum {
-			clear(c.cols[i])
-			d.sum(&all, total, c.cols[i])
-			return
+	room.cols = slices.Grow(room.cols[:0], len(want))[:len(want)]
+	clear(room.cols)
+	c.cols = room.cols
+	var stack [40]uint64
+	parts, err := split(&d, total, stack[:])
+	if err != nil {
+		return chunk{}, err
+	}
+	sums := false
+	for i, at := range where {
+		if at < 0 {
+			continue
 		}
-		d.column(c.cols[i])
-	})
-	return c, err
+		c.cols[i] = room.take(n)
+		col := parts.column(at)
+		if col.isSum() {
+			sums = true
+			continue
+		}
+		if col.column(c.cols[i]); col.err != nil {
+			return chunk{}, col.err
+		}
+	}
+	if !sums {
+		return c, nil
+	}
+	// The terms of a sum are mostly among what was read.
+	var part []int64
+	term := func(d *decoder, at int) []int64 {
+		col := parts.column(at)
+		if col.isSum() {
+			d.fail()
+			return nil
+		}
+		if i := slices.Index(where, at); i >= 0 {
+			return c.cols[i]
+		}
+		if part == nil {
+			part = room.take(n)
+		}
+		if col.column(part); col.err != nil {
+			d.fail()
+		}
+		return part
+	}
+	for i, at := range where {
+		if at < 0 {
+			continue
+		}
+		if col := parts.column(at); col.isSum() {
+			clear(c.cols[i])
+			if col.sum(total, c.cols[i], term); col.err != nil {
+				return chunk{}, col.err
+			}
+		}
+	}
+	return c, nil
 }
 
-// sum fills out with a column that is the sum of others; all stands before the
-// lengths of the columns.
-func (d *decoder) sum(all *decoder, total int, out []int64) {
+func (d *decoder) isSum() bool { return len(d.b) > 0 && d.b[0] == formSum }
+
+// sum adds up the columns that are named here.
+func (d *decoder) sum(total int, out []int64, term func(d *decoder, col int) []int64) {
 	d.byte()
 	n := d.count()
 	if n > total {
 		d.fail()
 	}
-	part := make([]int64, len(out))
 	for ; n > 0 && d.err == nil; n-- {
 		col, off := d.uvarint(), d.byte()
 		if d.err != nil || col >= uint64(total) {
 			d.fail()
 			return
 		}
-		from := *all
-		err := readColumns(&from, []int{int(col)}, total, func(d *decoder, _ int) { d.column(part) })
-		if err != nil {
-			d.fail()
+		part := term(d, int(col))
+		if d.err != nil {
 			return
 		}
-		for i, x := range part {
-			if off == 1 {
-				x = -x
+		if off == 1 {
+			for i, x := range part {
+				out[i] -= x
 			}
+			continue
+		}
+		for i, x := range part {
 			out[i] += x
 		}
 	}
 }
 
+// parts are the columns of a blob, not yet decoded.
+type parts struct {
+	body []byte
+	ends []uint64 // of each column, after the beginning of the first
+}
+
+// split reads the lengths of the columns; ends is memory for it.
+func split(d *decoder, total int, ends []uint64) (parts, error) {
+	ends = append(ends[:0], 0)
+	sum := uint64(0)
+	for range total {
+		n := d.uvarint()
+		if n > uint64(len(d.b)) {
+			return parts{}, errCorrupt
+		}
+		sum += n
+		ends = append(ends, sum)
+	}
+	if d.err != nil || sum > uint64(len(d.b)) {
+		return parts{}, errCorrupt
+	}
+	return parts{d.b, ends}, nil
+}
+
+func (p parts) column(i int) decoder { return decoder{b: p.body[p.ends[i]:p.ends[i+1]]} }
+
 // readColumns calls read with the decoder at the i-th wanted column.
 func readColumns(d *decoder, where []int, total int, read func(d *decoder, i int)) error {
-	ends := make([]uint64, total+1)
-	for i := range total {
-		ends[i+1] = ends[i] + d.uvarint()
-	}
-	body := d.b
-	if d.err != nil || ends[total] > uint64(len(body)) {
-		return errCorrupt
+	var stack [40]uint64
+	p, err := split(d, total, stack[:])
+	if err != nil {
+		return err
 	}
 	for i, at := range where {
 		if at < 0 {
 			continue
 		}
-		if ends[at+1] < ends[at] || ends[at+1] > uint64(len(body)) {
-			return errCorrupt
-		}
-		col := decoder{b: body[ends[at]:ends[at+1]]}
+		col := p.column(at)
 		read(&col, i)
 		if col.err != nil {
 			return col.err

@@ -42,9 +42,11 @@ func (c *cell) merge(o cell) {
 
 // interval adds a counter's increase between two looks: merge, for the many.
 func (c *cell) interval(inc, apart int64) {
-	rate, over := rateOf(inc, apart), int32(0)
-	if rate != 0 && apart == int64(int32(apart)) {
-		over = int32(apart)
+	rate, over := int64(0), int32(0)
+	if inc != 0 {
+		if rate = rateOf(inc, apart); rate != 0 && apart == int64(int32(apart)) {
+			over = int32(apart)
+		}
 	}
 	if c.n == 0 || rate < c.min {
 		c.min, c.minOver = rate, over

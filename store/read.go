@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 
@@ -85,21 +86,7 @@ func (db *DB) blobsOf(ctx context.Context, table string, keys []byte, f func(slo
 	if err != nil {
 		return fmt.Errorf("read %s: %w", table, err)
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var k int64
-		var data sql.RawBytes
-		if err := rows.Scan(&k, &data); err != nil {
-			return fmt.Errorf("read %s: %w", table, err)
-		}
-		if err := f(k>>entityBits, data); err != nil {
-			return fmt.Errorf("read slot %d of entity %d in %s: %w", k>>entityBits, k&entityMask, table, err)
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("read %s: %w", table, err)
-	}
-	return nil
+	return eachBlob(rows, table, func(k int64, data []byte) error { return f(k>>entityBits, data) })
 }
 
 // chunks calls f with the looks at an entity between two times, in rising
@@ -156,7 +143,7 @@ func (db *DB) chunksIn(ctx context.Context, room *scratch, id int64, cols []colu
 
 func (db *DB) copyBlock(b *block, cols []column) chunk {
 	n := len(b.at)
-	c := chunk{at: b.times(make([]int64, 0, n)), cols: make([][]int64, len(cols)), interval: db.intervalMS()}
+	c := chunk{at: b.times(make([]int64, 0, n)), cols: make([][]int64, len(cols)), interval: db.every(b.e.kind)}
 	for i, want := range cols {
 		for j, have := range b.e.cols {
 			if have.name == want.name {
@@ -197,33 +184,83 @@ func (f *folder) cellAt(at int64) *cell {
 // looks folds a chunk of looks; v is nil when the column was not recorded.
 func (f *folder) looks(at, v []int64, interval int64) {
 	gap := gapAfter(interval)
+	i, _ := slices.BinarySearch(at, f.from)
+	end, _ := slices.BinarySearch(at, f.to)
+	if i > 0 { // of what lies before the range, the last one counts
+		f.follow(at[i-1], v, i-1)
+	}
+	for i < end && f.any && at[i] <= f.at {
+		i++ // the clock stepped back
+	}
+	for i < end {
+		next := floor(at[i], f.step) + f.step
+		n := 1
+		for i+n < end && at[i+n] < next {
+			n++
+		}
+		switch {
+		case v == nil:
+			f.follow(at[i+n-1], nil, 0)
+		case f.counter:
+			f.intervals(at[i:i+n], v[i:i+n], gap)
+		default:
+			f.gauges(at[i:i+n], v[i:i+n], gap)
+		}
+		i += n
+	}
+}
+
+// follow makes look i of v the look before, unless there is a later one.
+func (f *folder) follow(t int64, v []int64, i int) {
+	if f.any && t <= f.at {
+		return
+	}
+	f.at, f.v, f.any = t, absent, true
+	if v != nil {
+		f.v = v[i]
+	}
+}
+
+// intervals folds what a counter did between the looks of one bucket.
+func (f *folder) intervals(at, v []int64, gap int64) {
+	var c *cell
 	for i, t := range at {
-		if t >= f.to {
-			return
-		}
-		now := int64(absent)
-		if v != nil {
-			now = v[i]
-		}
-		if f.any && t <= f.at {
-			continue // the clock stepped back
-		}
-		apart := t - f.at
-		if t >= f.from && now != absent {
-			if f.any && apart > gap {
+		now := v[i]
+		if apart := t - f.at; f.any && now != absent {
+			if apart > gap {
 				f.gaps = append(f.gaps, floor(t, f.step))
-			}
-			switch {
-			case !f.counter:
-				f.cellAt(t).look(now)
-			case f.any && apart <= gap:
-				if inc, ok := increase(f.v, now); ok {
-					f.cellAt(t).interval(inc, apart)
+			} else if inc, ok := increase(f.v, now); ok {
+				if c == nil {
+					c = f.cellAt(t)
 				}
+				c.interval(inc, apart)
 			}
 		}
 		f.at, f.v, f.any = t, now, true
 	}
+}
+
+// gauges folds what a gauge showed at the looks of one bucket.
+func (f *folder) gauges(at, v []int64, gap int64) {
+	if f.any && v[0] != absent && at[0]-f.at > gap {
+		f.gaps = append(f.gaps, floor(at[0], f.step))
+	}
+	n, least, most, sum := int64(0), int64(math.MaxInt64), int64(math.MinInt64), int64(0)
+	for i, now := range v {
+		if now == absent {
+			continue
+		}
+		if i > 0 && at[i]-at[i-1] > gap {
+			f.gaps = append(f.gaps, floor(at[i], f.step))
+		}
+		n++
+		sum += now
+		least, most = min(least, now), max(most, now)
+	}
+	if n > 0 {
+		f.cellAt(at[0]).merge(cell{n: n, min: least, max: most, sum: sum})
+	}
+	f.at, f.v, f.any = at[len(at)-1], v[len(v)-1], true
 }
 
 // fine folds cells of a finer level.

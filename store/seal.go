@@ -4,12 +4,13 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"ballast/fleet"
 )
 
 type blobRow struct {
@@ -122,7 +123,7 @@ func (db *DB) seal(ctx context.Context, h *head) error {
 	for i, b := range blocks {
 		rows[i] = blobRow{
 			k: h.start/unit<<entityBits | b.e.id,
-			d: b.appendTo(nil, &enc, db.layouts.now[b.e.kind], db.intervalMS()),
+			d: b.appendTo(nil, &enc, db.layouts.now[b.e.kind], db.every(b.e.kind)),
 		}
 	}
 	tops := db.kindTops(blocks)
@@ -215,8 +216,7 @@ func (db *DB) rollUpLevel(ctx context.Context, lvl int) error {
 		next = floor(k.Int64>>entityBits*span, l.span)
 	}
 	for ; next+l.span <= source; next += l.span {
-		built[lvl] = next
-		if err := db.rollUpSlot(ctx, lvl, next, built); err != nil {
+		if err := db.rollUpSlot(ctx, lvl, next); err != nil {
 			return fmt.Errorf("slot of %s: %w", fromMS(next).Format(time.RFC3339), err)
 		}
 	}
@@ -229,56 +229,64 @@ func (db *DB) sealedUntil() int64 {
 	return db.sealed
 }
 
+// perFold is how many entities are folded at once: what is kept of them in the
+// meantime stays in the processor's caches.
+const perFold = 64
+
+// folding is one entity whose roll-up is being built.
+type folding struct {
+	id      int64
+	kind    fleet.Kind
+	cols    []column
+	folders []*folder
+}
+
 // rollUpSlot builds one slot of a level for all entities that were there.
-func (db *DB) rollUpSlot(ctx context.Context, lvl int, start int64, built []int64) error {
+func (db *DB) rollUpSlot(ctx context.Context, lvl int, start int64) error {
 	l := levels[lvl]
-	found, err := db.metrics.r.QueryContext(ctx, aliveSQL, start-seenEvery, start+l.span)
+	alive, err := db.alive(ctx, start, start+l.span)
 	if err != nil {
 		return err
 	}
-	defer found.Close()
-	var alive []*entity
-	for found.Next() {
-		e := &entity{}
-		if err := found.Scan(&e.id, &e.kind); err != nil {
-			return err
-		}
-		e.cols = columnsOf[e.kind]
-		alive = append(alive, e)
-	}
-	if err := errors.Join(found.Err(), found.Close()); err != nil {
+	slots, err := db.slotsUnder(ctx, lvl, start)
+	if err != nil {
 		return err
 	}
 	var enc encoder
 	var rows []blobRow
-	var spare []*folder // used again for the next entity
+	var spare []*folder // used again for the next entities
+	var room scratch
 	flush := func(finish func(context.Context, *sql.Tx) error) error {
 		err := db.writeBlobs(ctx, l.table, rows, finish)
 		rows = rows[:0]
 		return err
 	}
-	for _, e := range alive {
-		if len(e.cols) == 0 {
-			continue
+	for part := range slices.Chunk(alive, perFold) {
+		n := 0
+		for i := range part {
+			e := &part[i]
+			for _, c := range e.cols {
+				if n == len(spare) {
+					spare = append(spare, &folder{})
+				}
+				f := spare[n]
+				*f = folder{counter: c.counter, from: start, to: start + l.span, step: l.step, cells: f.cells[:0], gaps: f.gaps[:0]}
+				n++
+			}
+			e.folders = spare[n-len(e.cols) : n]
 		}
-		for len(spare) < len(e.cols) {
-			spare = append(spare, &folder{})
-		}
-		folders := spare[:len(e.cols)]
-		for i, c := range e.cols {
-			f := folders[i]
-			*f = folder{counter: c.counter, step: l.step, cells: f.cells[:0], gaps: f.gaps[:0]}
-		}
-		if err := db.fold(ctx, e.id, e.cols, lvl-1, start, start+l.span, built, folders); err != nil {
+		if err := db.foldPart(ctx, lvl, part, slots, &room); err != nil {
 			return err
 		}
-		if cols := align(folders); len(cols[0]) > 0 {
-			rows = append(rows, blobRow{
-				k: start/l.span<<entityBits | e.id,
-				d: appendCells(nil, &enc, db.layouts.now[e.kind], start, l.step, e.cols, cols),
-			})
+		for _, e := range part {
+			if cols := align(e.folders); len(cols[0]) > 0 {
+				rows = append(rows, blobRow{
+					k: start/l.span<<entityBits | e.id,
+					d: appendCells(nil, &enc, db.layouts.now[e.kind], start, l.step, e.cols, cols),
+				})
+			}
 		}
-		if len(rows) == perTx {
+		if len(rows) >= perTx-perFold {
 			if err := flush(func(context.Context, *sql.Tx) error { return nil }); err != nil {
 				return err
 			}
@@ -287,11 +295,121 @@ func (db *DB) rollUpSlot(ctx context.Context, lvl int, start int64, built []int6
 	return flush(func(ctx context.Context, tx *sql.Tx) error { return setMark(ctx, tx, l.table, start+l.span) })
 }
 
+// alive lists the entities that may have been there between two times, by id.
+func (db *DB) alive(ctx context.Context, from, to int64) ([]folding, error) {
+	found, err := db.metrics.r.QueryContext(ctx, aliveSQL, from-seenEvery, to)
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	var alive []folding
+	for found.Next() {
+		var e folding
+		if err := found.Scan(&e.id, &e.kind); err != nil {
+			return nil, err
+		}
+		if e.cols = columnsOf[e.kind]; len(e.cols) > 0 {
+			alive = append(alive, e)
+		}
+	}
+	return alive, found.Err()
+}
+
+// slotsUnder lists the slots from which one of the level is built. Of raw, the
+// slot before is among them: it has the looks that counters are compared with.
+func (db *DB) slotsUnder(ctx context.Context, lvl int, start int64) ([]int64, error) {
+	end := start + levels[lvl].span
+	if lvl > 0 {
+		var slots []int64
+		for slot := start / levels[lvl-1].span; slot*levels[lvl-1].span < end; slot++ {
+			slots = append(slots, slot)
+		}
+		return slots, nil
+	}
+	k, err := db.known(ctx)
+	if err != nil {
+		return nil, err
+	}
+	first, _ := slices.BinarySearch(k.slots, start/unit-maxUnits)
+	last, _ := slices.BinarySearch(k.slots, end/unit)
+	return k.slots[first:last], nil
+}
+
+// foldPart feeds the folders of neighbouring entities with the slots below a
+// level, one scan for each.
+func (db *DB) foldPart(ctx context.Context, lvl int, part []folding, slots []int64, room *scratch) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	table, span, step := "raw", int64(unit), int64(0)
+	if lvl > 0 {
+		table, span, step = levels[lvl-1].table, levels[lvl-1].span, levels[lvl-1].step
+	}
+	for _, slot := range slots {
+		rest := part
+		err := db.between(ctx, table, slot<<entityBits|part[0].id, slot<<entityBits|part[len(part)-1].id, func(k int64, data []byte) error {
+			for len(rest) > 0 && rest[0].id < k&entityMask {
+				rest = rest[1:]
+			}
+			if len(rest) == 0 || rest[0].id != k&entityMask {
+				return nil
+			}
+			e := &rest[0]
+			if lvl > 0 {
+				got, err := decodeCells(data, db.layouts, e.cols, slot*span, step)
+				if err != nil {
+					return err
+				}
+				for i, f := range e.folders {
+					f.fine(got[i])
+				}
+				return nil
+			}
+			c, err := decodeBlockIn(data, db.layouts, e.cols, slot*span, room)
+			if err != nil {
+				return err
+			}
+			for i, f := range e.folders {
+				f.looks(c.at, c.cols[i], c.interval)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// between reads the blobs whose keys lie from first to last, in their order. It
+// is not interrupted: see rows.
+func (db *DB) between(ctx context.Context, table string, first, last int64, f func(k int64, data []byte) error) error {
+	ctx = context.WithoutCancel(ctx)
+	query, err := db.metrics.reading(ctx, "SELECT k, d FROM "+table+" WHERE k BETWEEN ?1 AND ?2 ORDER BY k")
+	if err != nil {
+		return fmt.Errorf("read %s: %w", table, err)
+	}
+	rows, err := query.QueryContext(ctx, first, last)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", table, err)
+	}
+	return eachBlob(rows, table, f)
+}
+
 // +id: sorting the few that are alive is cheaper than reading all there ever were.
 const aliveSQL = "SELECT id, kind FROM entity WHERE last_ms >= ?1 AND first_ms < ?2 ORDER BY +id"
 
-// align gives all columns the same buckets.
+// align gives all columns the same buckets. Mostly they have them.
 func align(folders []*folder) [][]cell {
+	cols := make([][]cell, len(folders))
+	same := true
+	for i, f := range folders {
+		cols[i] = f.cells
+		same = same && slices.EqualFunc(f.cells, cols[0], func(a, b cell) bool { return a.at == b.at })
+	}
+	if same {
+		return cols
+	}
 	var at []int64
 	for _, f := range folders {
 		for _, c := range f.cells {
@@ -300,7 +418,6 @@ func align(folders []*folder) [][]cell {
 	}
 	slices.Sort(at)
 	at = slices.Compact(at)
-	cols := make([][]cell, len(folders))
 	for i, f := range folders {
 		cols[i] = make([]cell, len(at))
 		rest := f.cells

@@ -147,7 +147,7 @@ func (db *DB) kindTops(blocks []*block) map[int64][]byte {
 		var looks, covered int64
 		for i, col := range b.e.cols {
 			var c cell
-			c, scratch = b.measure(col, i, scratch, db.intervalMS())
+			c, scratch = b.measure(col, i, scratch, db.every(b.e.kind))
 			if col.counter && covered == 0 {
 				covered = c.covered
 			}
@@ -236,6 +236,11 @@ func (db *DB) many(ctx context.Context, table string, keys []byte, f func(k int6
 	if err != nil {
 		return fmt.Errorf("read %s: %w", table, err)
 	}
+	return eachBlob(rows, table, f)
+}
+
+// eachBlob calls f with each row of keys and blobs, and closes them.
+func eachBlob(rows *sql.Rows, table string, f func(k int64, data []byte) error) error {
 	defer rows.Close()
 	for rows.Next() {
 		var k int64
@@ -244,7 +249,7 @@ func (db *DB) many(ctx context.Context, table string, keys []byte, f func(k int6
 			return fmt.Errorf("read %s: %w", table, err)
 		}
 		if err := f(k, data); err != nil {
-			return fmt.Errorf("read %d of %s: %w", k, table, err)
+			return fmt.Errorf("read slot %d of entity %d in %s: %w", k>>entityBits, k&entityMask, table, err)
 		}
 	}
 	if err := rows.Err(); err != nil {
@@ -389,7 +394,7 @@ func (db *DB) topColumn(ctx context.Context, q fleet.TopQuery, col column) (flee
 			}
 			where := slices.IndexFunc(b.e.cols, func(c column) bool { return c.name == col.name })
 			var c cell
-			c, scratch = b.measure(col, where, scratch, db.intervalMS())
+			c, scratch = b.measure(col, where, scratch, db.every(q.Kind))
 			g.one(id, c)
 		}
 	}

@@ -43,6 +43,7 @@ type config struct {
 	dir              string
 	acks             bool
 	cpuprofile       string
+	only             string
 }
 
 func main() {
@@ -53,7 +54,8 @@ func main() {
 	flag.StringVar(&c.dir, "dir", "", "where to put the data; a temporary directory if empty")
 	flag.BoolVar(&c.acks, "acks", true, "record ACK latencies of 70 % of the consumers as well")
 	flag.StringVar(&c.cpuprofile, "cpuprofile", "", "write the store's CPU profile here")
-	child := flag.String("child", "", "what to measure in this process (used by the program itself)")
+	flag.StringVar(&c.only, "only", "", "measure only reads whose name has this in it")
+	child := flag.String("child", "", "what to measure in this process (used by the program itself): \"reads\" measures what an earlier run left in -dir")
 	flag.Parse()
 	if err := run(c, *child); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -64,7 +66,7 @@ func main() {
 func run(c config, child string) error {
 	if child != "" {
 		f := map[string]func(config) (result, error){
-			"store": runStore, "store-only": func(c config) (result, error) { c.acks = false; return runStore(c) },
+			"store": runStore, "store-only": func(c config) (result, error) { c.acks = false; return runStore(c) }, "reads": runReads,
 			"load-only": func(c config) (result, error) { c.acks = false; return runLoad(c) }, "load": runLoad, "columns": runColumns,
 			"tsdb":        func(c config) (result, error) { return runTSDB(c, false) },
 			"tsdb-jitter": func(c config) (result, error) { return runTSDB(c, true) },

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/pprof"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -97,13 +98,9 @@ func runStore(c config) (result, error) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- db.Run(ctx) }()
-	if c.cpuprofile != "" {
-		f, err := os.Create(c.cpuprofile)
-		if err != nil {
-			return result{}, err
-		}
-		defer f.Close()
-		pprof.StartCPUProfile(f)
+	stop, err := profile(c)
+	if err != nil {
+		return result{}, err
 	}
 	l, a := newLoad(c.seed, every), newAcks(c.seed)
 	var r result
@@ -164,7 +161,7 @@ func runStore(c config) (result, error) {
 	r.P50, r.P99, r.Max = quantile(looks, 0.5), quantile(looks, 0.99), quantile(looks, 1)
 	r.Notes = append(r.Notes, fmt.Sprintf("store: PutAcks of %d windows p50 %s p99 %s ms", consumers, millis(quantile(putAcks, 0.5)), millis(quantile(putAcks, 0.99))))
 	r.Written, r.RSS = field("io", "write_bytes"), field("status", "VmHWM")*1024
-	pprof.StopCPUProfile()
+	stop()
 	cancel()
 	if err := <-done; err != nil {
 		return r, err
@@ -176,12 +173,54 @@ func runStore(c config) (result, error) {
 	return r, db.Close()
 }
 
+// runReads measures what the pages ask for, of a store that an earlier run of the
+// same length left in -dir.
+func runReads(c config) (result, error) {
+	end := begin.Add(time.Duration(ticks(c.hours)) * every)
+	o := store.Options{Now: func() time.Time { return end.Add(-every) }, Interval: every, SizeLimit: 64 << 30}
+	db, err := store.Open(context.Background(), c.dir, o)
+	if err != nil {
+		return result{}, err
+	}
+	stop, err := profile(c)
+	if err != nil {
+		return result{}, err
+	}
+	var r result
+	if r.Reads, err = reads(db, c, end); err != nil {
+		return r, err
+	}
+	stop()
+	return r, db.Close()
+}
+
+// profile writes the CPU profile until stop, if one is asked for.
+func profile(c config) (stop func(), err error) {
+	if c.cpuprofile == "" {
+		return func() {}, nil
+	}
+	f, err := os.Create(c.cpuprofile)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, err
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		f.Close()
+	}, nil
+}
+
 // reads measures what the pages ask for.
 func reads(db *store.DB, c config, end time.Time) (map[string][2]time.Duration, error) {
 	ctx := context.Background()
 	rnd := rand.New(rand.NewPCG(c.seed, 9))
 	out := map[string][2]time.Duration{}
 	measure := func(name string, n int, f func() error) error {
+		if !strings.Contains(name, c.only) {
+			return nil
+		}
 		var took []time.Duration
 		for range n {
 			before := time.Now()
