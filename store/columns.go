@@ -47,11 +47,13 @@ var columnsOf = map[fleet.Kind][]column{
 		gauge(fleet.ColRoutes, ""), gauge(fleet.ColJSStreams, ""), gauge(fleet.ColJSConsumers, ""), gauge(fleet.ColJSMessages, ""),
 		counter(fleet.ColAPI, "/s"), counter(fleet.ColAPIErrors, "/s"), scaled(fleet.ColSkew, "ms", 1000),
 	}),
-	fleet.KindRoute:   slices.Concat(traffic4, []column{scaled(fleet.ColRTT, "ms", 1000), gauge(fleet.ColPending, "B"), gauge(fleet.ColConns, "")}),
+	fleet.KindRoute:   slices.Concat(traffic4, []column{scaled(fleet.ColRTT, "ms", 1000), gauge(fleet.ColPending, "B"), gauge(fleet.ColConns, ""),
+		gauge(fleet.ColSubs, ""), scaled(fleet.ColUptime, "s", 1000)}),
 	fleet.KindGateway: slices.Concat(traffic4, []column{scaled(fleet.ColRTT, "ms", 1000)}),
-	fleet.KindLeaf:    slices.Concat(traffic4, []column{scaled(fleet.ColRTT, "ms", 1000)}),
-	fleet.KindAccount: slices.Concat(traffic4, []column{gauge(fleet.ColConns, ""), gauge(fleet.ColSubs, ""), counter(fleet.ColSlow, "/s")}),
-	fleet.KindStream:  {gauge(fleet.ColMessages, ""), gauge(fleet.ColBytes, "B"), counter(fleet.ColLastSeq, "msg/s")},
+	fleet.KindLeaf:    slices.Concat(traffic4, []column{scaled(fleet.ColRTT, "ms", 1000), gauge(fleet.ColSubs, "")}),
+	fleet.KindAccount: slices.Concat(traffic4, []column{gauge(fleet.ColConns, ""), gauge(fleet.ColSubs, ""), counter(fleet.ColSlow, "/s"), gauge(fleet.ColLeafs, "")}),
+	fleet.KindStream: {gauge(fleet.ColMessages, ""), gauge(fleet.ColBytes, "B"), counter(fleet.ColLastSeq, "msg/s"),
+		counter(fleet.ColRemoved, "msg/s"), gauge(fleet.ColSubjects, "")},
 	fleet.KindConsumer: {
 		counter(fleet.ColArrived, "msg/s"), counter(fleet.ColDelivered, "msg/s"), counter(fleet.ColAcked, "msg/s"),
 		counter(fleet.ColAckFloor, "msg/s"), gauge(fleet.ColPending, ""), gauge(fleet.ColInFlight, ""),
@@ -67,12 +69,23 @@ var columnsOf = map[fleet.Kind][]column{
 		gauge(fleet.ColAnswered, ""), gauge(fleet.ColProblems, ""), scaled(fleet.ColSamples, "/s", 10),
 		gauge(fleet.ColBytesFast, "B"), gauge(fleet.ColBytesNormal, "B"), gauge(fleet.ColBytesSlow, "B"),
 		scaled(fleet.ColCPUFast, "ms", 1000), scaled(fleet.ColCPUNormal, "ms", 1000), scaled(fleet.ColCPUSlow, "ms", 1000),
+		gauge(fleet.ColRequestsFast, ""), gauge(fleet.ColRequestsNormal, ""), gauge(fleet.ColRequestsSlow, ""),
+		counter(fleet.ColCounted, "/s"), counter(fleet.ColPassed, "/s"), counter(fleet.ColDropped, "/s"), gauge(fleet.ColQueued, ""),
 	},
+	fleet.KindMicro: {
+		counter(fleet.ColServed, "/s"), counter(fleet.ColErrors, "/s"), counter(fleet.ColServing, "µs/s"),
+		gauge(fleet.ColInstances, ""), scaled(fleet.ColCPU, "%", 100), gauge(fleet.ColMem, "B"),
+	},
+	fleet.KindEndpoint: {counter(fleet.ColServed, "/s"), counter(fleet.ColErrors, "/s"), counter(fleet.ColServing, "µs/s"), gauge(fleet.ColInstances, "")},
+	fleet.KindConns:    {gauge(fleet.ColConns, ""), gauge(fleet.ColSubs, ""), gauge(fleet.ColPending, "B")},
+	fleet.KindClients:  {gauge(fleet.ColConns, "")},
 }
 
 // derived columns are, as a rule, sums of others: then nothing is stored of them
 // but that.
 var derived = map[fleet.Kind]map[int][]term{
+	// Mostly nothing but the oldest messages is removed.
+	fleet.KindStream: {removed: {{lastSeq, 1}, {messages, -1}}},
 	fleet.KindConsumer: {
 		arrived: {{delivered, 1}, {pending, 1}},
 		acked:   {{delivered, 1}, {inFlight, -1}},
@@ -84,7 +97,7 @@ type term struct{ col, sign int }
 // Positions in a row, for the few places that compute with them.
 const (
 	inMsgs, outMsgs, inBytes, outBytes = 0, 1, 2, 3
-	lastSeq                            = 2
+	messages, lastSeq, removed         = 0, 2, 3
 	arrived, delivered, acked          = 0, 1, 2
 	pending, inFlight, redelivered     = 4, 5, 6
 )

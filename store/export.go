@@ -54,7 +54,7 @@ func (db *DB) export(ctx context.Context, q fleet.ExportQuery, yield func(fleet.
 			return err
 		}
 	}
-	step := stepFor(1, 1, max(q.Step.Milliseconds(), db.intervalMS()))
+	step := stepFor(1, 1, max(q.Step.Milliseconds(), db.every(q.Kind)))
 	window := exportWindow
 	if step > hour {
 		window = 16 * step

@@ -32,6 +32,8 @@ func (db *DB) PutSnapshot(ctx context.Context, s fleet.Snapshot) error {
 	set := &db.set
 	set.fill(&s)
 	db.workerRows(set)
+	db.served.rows(set, s.Services)
+	db.connRows(set, &s)
 	set.leave()
 	fresh := db.match(ctx, set)
 	added := map[entityRef]*entity{}

@@ -151,7 +151,7 @@ func (set *rowSet) fill(s *fleet.Snapshot) {
 			k = key3(k.a, k.b, x.Account)
 		}
 		set.add(fleet.KindRoute, k, 0, x.At, count(x.InMsgs), count(x.OutMsgs), count(x.InBytes), count(x.OutBytes),
-			micros(x.RTT), x.Pending, int64(x.Conns))
+			micros(x.RTT), x.Pending, int64(x.Conns), int64(x.Subs), x.Uptime.Milliseconds())
 	}
 	set.gateways = len(set.rows)
 	for _, x := range s.Gateways {
@@ -161,7 +161,7 @@ func (set *rowSet) fill(s *fleet.Snapshot) {
 	set.leafs = len(set.rows)
 	for _, x := range s.Leafs {
 		set.add(fleet.KindLeaf, key3(name(x.Server), x.Name, x.Account), 0, x.At,
-			count(x.InMsgs), count(x.OutMsgs), count(x.InBytes), count(x.OutBytes), micros(x.RTT))
+			count(x.InMsgs), count(x.OutMsgs), count(x.InBytes), count(x.OutBytes), micros(x.RTT), int64(x.Subs))
 	}
 	// An account's counters are sums over the servers that answered: with other
 	// servers they are another counter.
@@ -169,11 +169,12 @@ func (set *rowSet) fill(s *fleet.Snapshot) {
 	set.accounts = len(set.rows)
 	for _, x := range s.Accounts {
 		set.add(fleet.KindAccount, key1(x.Name), sum, x.At, count(x.InMsgs), count(x.OutMsgs), count(x.InBytes), count(x.OutBytes),
-			int64(x.Conns), int64(x.Subs), count(x.Slow))
+			int64(x.Conns), int64(x.Subs), count(x.Slow), int64(x.Leafs))
 	}
 	set.streams = len(set.rows)
 	for _, x := range s.Streams {
-		set.add(fleet.KindStream, key2(x.Account, x.StreamKey.Stream), epochOf(x.Created), x.At, count(x.Messages), count(x.Bytes), count(x.LastSeq))
+		set.add(fleet.KindStream, key2(x.Account, x.StreamKey.Stream), epochOf(x.Created), x.At,
+			count(x.Messages), count(x.Bytes), count(x.LastSeq), count(x.FirstSeq)-1, int64(x.Distinct))
 	}
 	set.consumers = len(set.rows)
 	for _, x := range s.Consumers {
@@ -184,7 +185,9 @@ func (set *rowSet) fill(s *fleet.Snapshot) {
 	set.add(fleet.WatchEntity.Kind, key1(fleet.WatchEntity.Key), 0, s.TakenAt,
 		int64(s.Cost.Requests), s.Cost.Bytes, micros(s.Cost.Took), answers, int64(len(s.Problems)), int64(math.Round(s.Intake.PerSecond*10)),
 		s.Cost.By[fleet.Fast].Bytes, s.Cost.By[fleet.Normal].Bytes, s.Cost.By[fleet.Slow].Bytes,
-		micros(s.Cost.By[fleet.Fast].ServerCPU), micros(s.Cost.By[fleet.Normal].ServerCPU), micros(s.Cost.By[fleet.Slow].ServerCPU))
+		micros(s.Cost.By[fleet.Fast].ServerCPU), micros(s.Cost.By[fleet.Normal].ServerCPU), micros(s.Cost.By[fleet.Slow].ServerCPU),
+		int64(s.Cost.By[fleet.Fast].Requests), int64(s.Cost.By[fleet.Normal].Requests), int64(s.Cost.By[fleet.Slow].Requests),
+		count(s.Intake.Counted), count(s.Intake.Passed), count(s.Intake.Dropped), int64(s.Intake.Waiting))
 }
 
 func micros(d time.Duration) int64 { return d.Microseconds() }
@@ -205,7 +208,7 @@ func perSecond(inc, ms int64) float64 { return float64(inc) * 1000 / float64(ms)
 // look moves the entity to its newest look and computes its rates. The caller
 // holds mu.
 func (db *DB) look(e *entity, at int64, v []int64) {
-	if apart := at - e.at; e.last != nil && apart > 0 && apart <= gapAfter(db.intervalMS()) {
+	if apart := at - e.at; e.last != nil && apart > 0 && apart <= gapAfter(db.every(e.kind)) {
 		for i := range min(len(e.rate), len(v)) {
 			e.rate[i] = 0
 			if !e.cols[i].counter {

@@ -55,7 +55,7 @@ func (db *DB) Series(ctx context.Context, q fleet.SeriesQuery) (fleet.Series, er
 		return fleet.Series{}, err
 	}
 	from, to := ms(q.From), ms(q.To)
-	step := stepFor(to-from, q.Points, db.intervalMS())
+	step := stepFor(to-from, q.Points, db.every(q.Kind))
 	lvl := db.levelFor(from, step)
 	if lvl >= 0 {
 		step = stepFor(step, 1, levels[lvl].step)
@@ -67,7 +67,7 @@ func (db *DB) Series(ctx context.Context, q fleet.SeriesQuery) (fleet.Series, er
 	out := fleet.Series{SeriesQuery: q, Unit: col.unit, Source: db.sourceOf(q.Kind), Step: time.Duration(step) * time.Millisecond}
 	// Where looks are about as far apart as buckets are wide, an empty bucket is
 	// no gap; only the looks themselves tell.
-	limit := max(step, gapAfter(db.intervalMS()))
+	limit := max(step, gapAfter(db.every(q.Kind)))
 	gap := func(at int64) {
 		out.Data = append(out.Data, fleet.Point{At: fromMS(at)})
 	}

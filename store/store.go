@@ -112,6 +112,8 @@ type DB struct {
 	chained bool   // the next tick row is a difference to the one before
 	tickRaw []byte // memory that is used again
 	tickRow []byte
+	served  served
+	clients admitted
 	taken   int64 // of the newest look, ms
 	back    bool  // the clock is behind it
 	full    bool  // there are more entities than are recorded
