@@ -58,10 +58,13 @@ var chartKinds = map[string]func(*Server, context.Context, chartArgs) (chart, er
 	"consumer-latency":     (*Server).consumerLatencyChart,
 	"consumer-rate":        (*Server).consumerRateChart,
 	"consumer-pending":     (*Server).consumerPendingChart,
+	"consumer-inflight":    (*Server).consumerInFlightChart,
 	"consumer-redelivered": (*Server).consumerRedeliveredChart,
+	"consumer-waiting":     (*Server).consumerWaitingChart,
 	"stream-rate":          columnsChart("Messages stored", "msg/s", "By the advance of the last sequence.", streamEntity, [2]string{"stored", fleet.ColLastSeq}),
-	"stream-messages":      (*Server).streamMessagesChart,
-	"stream-bytes":         (*Server).streamBytesChart,
+	"stream-messages":      streamChart("Messages", "msgs", "Held by the stream, as its leader says.", (*chart).messageLimits, [2]string{"messages", fleet.ColMessages}),
+	"stream-bytes":         streamChart("Size", "B", "On the leader.", (*chart).byteLimits, [2]string{"size", fleet.ColBytes}),
+	"stream-subjects":      streamChart("Subjects", "", "Of which the stream holds messages.", (*chart).subjectLimits, [2]string{"subjects", fleet.ColSubjects}),
 	"account-msgs":         columnsChart("Messages", "msg/s", "Over all servers.", accountEntity, [2]string{"in", fleet.ColInMsgs}, [2]string{"out", fleet.ColOutMsgs}),
 	"account-bytes":        columnsChart("Bytes", "B/s", "Over all servers.", accountEntity, [2]string{"in", fleet.ColInBytes}, [2]string{"out", fleet.ColOutBytes}),
 	"account-conns":        columnsChart("Connections", "", "Over all servers.", accountEntity, [2]string{"connections", fleet.ColConns}),
@@ -216,7 +219,7 @@ func (s *Server) splitLatencyChart(ctx context.Context, a chartArgs) (chart, err
 			return line{}, err
 		}
 		l := latencyLine(lat, pick)
-		c.warnAtAckWait(s.Metrics.Latest(), k)
+		c.waitLimits(s.consumer(k))
 		if lat.Source == fleet.Estimate {
 			estimated = true
 			l.label = t.Name + " (mean, est.)"
@@ -232,19 +235,6 @@ func (s *Server) splitLatencyChart(ctx context.Context, a chartArgs) (chart, err
 		c.note = "Lines marked est. are not sampled: their mean is estimated from rates and outstanding messages."
 	}
 	return c, nil
-}
-
-// warnAtAckWait draws the shortest ack wait as a limit: from there on messages
-// are delivered a second time while the first delivery is still at work.
-func (c *chart) warnAtAckWait(snap *fleet.Snapshot, k fleet.ConsumerKey) {
-	for _, con := range snap.Consumers {
-		if con.ConsumerKey != k || con.AckWait <= 0 {
-			continue
-		}
-		if wait := inMS(con.AckWait); c.limit == 0 || wait < c.limit {
-			c.limit, c.limitName = wait, "ack wait "+duration(con.AckWait)
-		}
-	}
 }
 
 var quantiles = map[string]func(fleet.LatencyPoint) time.Duration{
@@ -279,7 +269,7 @@ func (s *Server) targetLatencyChart(ctx context.Context, a chartArgs) (chart, er
 	if !ok {
 		return c, nil
 	}
-	c.warnAtAckWait(s.Metrics.Latest(), k)
+	c.waitLimits(s.consumer(k))
 	lat, err := s.Metrics.Latency(ctx, k, a.span.Range, a.points)
 	if err != nil {
 		return chart{}, err
@@ -313,12 +303,15 @@ func (s *Server) series(ctx context.Context, e fleet.Entity, column string, a ch
 	return l, ser.Unit, nil
 }
 
-func (s *Server) consumerChart(ctx context.Context, a chartArgs, c chart, columns ...string) (chart, error) {
+func (s *Server) consumerChart(ctx context.Context, a chartArgs, c chart, limits func(*chart, *fleet.Consumer), columns ...string) (chart, error) {
 	rev, err := s.splitOf(a.split)
 	if err != nil {
 		return chart{}, err
 	}
 	c.lines, err = s.perTarget(rev.Split, func(t traffic.Target, k fleet.ConsumerKey) (line, error) {
+		if limits != nil {
+			limits(&c, s.consumer(k))
+		}
 		var sum line
 		for i, col := range columns {
 			l, _, err := s.series(ctx, k.Entity(), col, a)
@@ -338,15 +331,15 @@ func (s *Server) consumerChart(ctx context.Context, a chartArgs, c chart, column
 }
 
 func (s *Server) splitRateChart(ctx context.Context, a chartArgs) (chart, error) {
-	return s.consumerChart(ctx, a, chart{title: "Deliveries", unit: "msg/s", hint: "per target", note: "Deliveries to the workers of a target, redeliveries included."}, fleet.ColDelivered)
+	return s.consumerChart(ctx, a, chart{title: "Deliveries", unit: "msg/s", hint: "per target", note: "Deliveries to the workers of a target, redeliveries included."}, nil, fleet.ColDelivered)
 }
 
 func (s *Server) splitPendingChart(ctx context.Context, a chartArgs) (chart, error) {
-	return s.consumerChart(ctx, a, chart{title: "Backlog", unit: "msgs", hint: "waiting + unacknowledged", note: "Messages that a target's consumer still has to deliver, or that wait for their acknowledgement."}, fleet.ColPending, fleet.ColInFlight)
+	return s.consumerChart(ctx, a, chart{title: "Backlog", unit: "msgs", hint: "waiting + unacknowledged", note: "Messages that a target's consumer still has to deliver, or that wait for their acknowledgement."}, nil, fleet.ColPending, fleet.ColInFlight)
 }
 
 func (s *Server) splitRedeliveredChart(ctx context.Context, a chartArgs) (chart, error) {
-	return s.consumerChart(ctx, a, chart{title: "Outstanding redeliveries", unit: "msgs", hint: "per target", note: "Messages now outstanding that were delivered more than once."}, fleet.ColRedelivered)
+	return s.consumerChart(ctx, a, chart{title: "Outstanding redeliveries", unit: "msgs", hint: "per target", note: "Messages now outstanding that were delivered more than once."}, (*chart).redeliveredLimits, fleet.ColRedelivered)
 }
 
 // splitShareChart draws what the traffic did beside what the weights said. It
@@ -556,6 +549,9 @@ func (c chart) summary() string {
 		}
 		fmt.Fprintf(&b, " %s: %s, highest %s at %s.", l.label, now, figure(top.max, c.unit), top.at.UTC().Format("15:04:05"))
 	}
+	if words := c.limitWords(); words != "" {
+		b.WriteString(" " + words)
+	}
 	switch n := len(c.marks); n {
 	case 0:
 	case 1:
@@ -589,6 +585,7 @@ type chartDoc struct {
 	From   time.Time   `json:"from"`
 	To     time.Time   `json:"to"`
 	Note   string      `json:"note,omitempty"`
+	Limits []limitDoc  `json:"limits"`
 	Series []seriesDoc `json:"series"`
 	Marks  []markDoc   `json:"changes"`
 }
@@ -616,7 +613,7 @@ type markDoc struct {
 }
 
 func (c chart) doc() chartDoc {
-	d := chartDoc{ID: c.id, Title: c.title, Unit: c.unit, From: c.span.From.UTC(), To: c.span.To.UTC(), Note: c.note, Series: []seriesDoc{}, Marks: []markDoc{}}
+	d := chartDoc{ID: c.id, Title: c.title, Unit: c.unit, From: c.span.From.UTC(), To: c.span.To.UTC(), Note: c.note, Limits: c.limitDocs(), Series: []seriesDoc{}, Marks: []markDoc{}}
 	for _, l := range c.lines {
 		sd := seriesDoc{Label: l.label, Source: l.source, Set: l.dash, StepMS: l.step.Milliseconds(), Points: []pointDoc{}}
 		for _, s := range l.data {
@@ -637,12 +634,18 @@ func (c chart) doc() chartDoc {
 // plotDoc is the compact form that the island draws: times in milliseconds,
 // null in a gap.
 type plotDoc struct {
-	Unit  string     `json:"unit"`
-	From  int64      `json:"from"`
-	To    int64      `json:"to"`
-	Limit float64    `json:"limit,omitempty"`
-	Lines []lineDoc  `json:"lines"`
-	Marks []plotMark `json:"marks"`
+	Unit   string      `json:"unit"`
+	From   int64       `json:"from"`
+	To     int64       `json:"to"`
+	Limits []plotLimit `json:"limits,omitempty"`
+	Lines  []lineDoc   `json:"lines"`
+	Marks  []plotMark  `json:"marks"`
+}
+
+type plotLimit struct {
+	Value float64 `json:"value"`
+	Name  string  `json:"name"`
+	Tone  string  `json:"tone,omitempty"`
 }
 
 type lineDoc struct {
@@ -663,7 +666,10 @@ type plotMark struct {
 
 // plot leaves out points before since: the island has them.
 func (c chart) plot(since time.Time) plotDoc {
-	d := plotDoc{Unit: c.unit, From: c.span.From.UnixMilli(), To: c.span.To.UnixMilli(), Limit: c.limit, Lines: []lineDoc{}, Marks: []plotMark{}}
+	d := plotDoc{Unit: c.unit, From: c.span.From.UnixMilli(), To: c.span.To.UnixMilli(), Lines: []lineDoc{}, Marks: []plotMark{}}
+	for _, l := range c.limits {
+		d.Limits = append(d.Limits, plotLimit{l.value, l.words(), l.tone})
+	}
 	for _, l := range c.lines {
 		ld := lineDoc{Label: l.label, Color: l.color, Dash: l.dash, Steps: l.steps, T: []int64{}, V: []*float64{}, Now: "–"}
 		if s, ok := l.last(c.span.To); ok {
@@ -745,7 +751,7 @@ func (s *Server) getChart(c echo.Context) error {
 	case ".svg":
 		return s.sendSVG(c, name, ch)
 	}
-	v := templates.ChartPage{Chart: ch.view(a), Cols: chartCols}
+	v := templates.ChartPage{Chart: ch.view(a), Cols: chartCols, Limits: ch.limitRows()}
 	v.Chart.Page = ""
 	const most = 500
 	for row := range ch.rows() {
@@ -813,7 +819,8 @@ func (s *Server) sendSVG(c echo.Context, name string, ch chart) error {
 
 // plotStyle is what css/charts.css says, for a file that stands by itself.
 const plotStyle = `text{font:10.5px Inter,system-ui,sans-serif;fill:#667082}.ay{text-anchor:end}.ax{text-anchor:middle}.el{font-weight:560}` +
-	`.grid{stroke:#eceff3;fill:none}.base{stroke:#cfd5de;fill:none}.limit{stroke:#9a5b00;stroke-dasharray:4 4;fill:none}` +
+	`.grid{stroke:#eceff3;fill:none}.base{stroke:#cfd5de;fill:none}.lim{stroke:#667082;stroke-dasharray:2 3;fill:none}.lim-warn{stroke:#9a5b00;stroke-dasharray:4 4}.lim-crit{stroke:#c0321b;stroke-dasharray:9 3}` +
+	`.lw{paint-order:stroke;stroke:#fff;stroke-width:3px}.lw-warn{fill:#9a5b00}.lw-crit{fill:#c0321b}` +
 	`.ln{fill:none;stroke-width:1.5;stroke-linejoin:round}.dots{stroke-width:3;stroke-linecap:round}.dash{stroke-dasharray:4 3;opacity:.65}` +
 	`.mk path{stroke:#3f51d1;fill:none}.mk .flag{fill:#3f51d1}.mk text{fill:#fff;font-weight:600;text-anchor:middle}` +
 	`.ln-c-1{stroke:#1c66ad}.ln-c-2{stroke:#cf6410}.ln-c-3{stroke:#159470}.ln-c-4{stroke:#8a3a78}.ln-c-5{stroke:#857000}.ln-c-6{stroke:#5b5fc7}` +

@@ -18,11 +18,10 @@ import (
 type chart struct {
 	id, title, unit, hint, note string
 
-	span      fleet.Range
-	lines     []line
-	marks     []mark
-	limit     float64 // a threshold to draw once the figures come near it; 0 is none
-	limitName string
+	span   fleet.Range
+	lines  []line
+	marks  []mark
+	limits []limit // the highest first
 }
 
 // line is one series of a chart.
@@ -157,11 +156,8 @@ func (c chart) draw() templates.Plot {
 			}
 		}
 	}
-	// A limit far above everything measured would press the lines flat.
-	showLimit := c.limit > 0 && high > c.limit*0.6
-	if showLimit {
-		high = max(high, c.limit*1.05)
-	}
+	measured := high
+	high = max(high, c.top(high)*1.05)
 	// A little air, so that a line at the very top is not drawn on the edge.
 	step, high := axis(high*1.03, 4, c.unit)
 	x := func(t time.Time) float64 {
@@ -179,9 +175,7 @@ func (c chart) draw() templates.Plot {
 	for _, t := range timeTicks(c.span, 6) {
 		p.X = append(p.X, templates.Tick{At: f1(x(t.at)), LabelAt: f1(plotH - 6), Label: t.label})
 	}
-	if showLimit {
-		p.Threshold = &templates.Tick{At: f1(y(c.limit)), Label: c.limitName}
-	}
+	p.Limits = c.drawLimits(y, measured, left, top, bottom)
 	type end struct {
 		line int
 		y    float64

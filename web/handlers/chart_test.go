@@ -330,23 +330,6 @@ func TestEstimatesAreLabelled(t *testing.T) {
 	}
 }
 
-func TestALimitIsDrawnWhenTheFiguresComeNear(t *testing.T) {
-	t.Parallel()
-	for _, tc := range []struct {
-		wait time.Duration
-		want bool
-	}{{30 * time.Second, false}, {200 * time.Millisecond, true}} {
-		w := newWorld()
-		for i := range w.snap.Consumers {
-			w.snap.Consumers[i].AckWait = tc.wait
-		}
-		body := ask(t, w, "/charts/split-latency.svg?split=orders").Body.String()
-		if got := strings.Contains(body, "ack wait "+duration(tc.wait)); got != tc.want {
-			t.Errorf("p99 of 160 ms and an ack wait of %v: the limit is drawn: %v, want %v", tc.wait, got, tc.want)
-		}
-	}
-}
-
 func TestChartsSayWhatChanged(t *testing.T) {
 	t.Parallel()
 	rec := ask(t, newWorld(), "/charts/split-share?split=orders&range=1h")

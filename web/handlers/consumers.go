@@ -264,7 +264,7 @@ func (s *Server) answerConsumer(c echo.Context, status int, con *fleet.Consumer,
 		CSV: consumerURL(k) + ".csv", JSON: consumerURL(k) + ".json", Download: exportURL(k.Entity()), Measure: s.measureView(con, form)}
 	v.Status.Tone, v.Status.Word = s.consumerState(con)
 	v.KPIs, v.State = s.consumerKPIs(con), s.consumerFacts(con)
-	if v.Charts, err = s.charts(c.Request().Context(), chartArgs{consumer: k, span: span}, "consumer-latency", "consumer-rate", "consumer-pending", "consumer-redelivered"); err != nil {
+	if v.Charts, err = s.charts(c.Request().Context(), chartArgs{consumer: k, span: span}, "consumer-latency", "consumer-rate", "consumer-pending", "consumer-inflight", "consumer-redelivered", "consumer-waiting"); err != nil {
 		return err
 	}
 	limit := func(n int) string {
@@ -469,7 +469,7 @@ func (s *Server) stopMeasuring(c echo.Context) error {
 
 func (s *Server) consumerLatencyChart(ctx context.Context, a chartArgs) (chart, error) {
 	c := chart{title: "ACK latency", unit: "ms", hint: a.consumer.Consumer}
-	c.warnAtAckWait(s.Metrics.Latest(), a.consumer)
+	c.waitLimits(s.consumer(a.consumer))
 	lat, err := s.Metrics.Latency(ctx, a.consumer, a.span.Range, a.points)
 	if err != nil {
 		return chart{}, err
@@ -508,12 +508,27 @@ func (s *Server) consumerRateChart(ctx context.Context, a chartArgs) (chart, err
 }
 
 func (s *Server) consumerPendingChart(ctx context.Context, a chartArgs) (chart, error) {
-	return s.consumerColumns(ctx, a, chart{title: "Waiting", unit: "msgs", note: "Messages to be delivered, and delivered ones whose acknowledgement is awaited."},
-		[2]string{"pending", fleet.ColPending}, [2]string{"in flight", fleet.ColInFlight})
+	c := chart{title: "Pending", unit: "msgs", note: "Messages that are still to be delivered."}
+	c.pendingLimits(s.consumer(a.consumer))
+	return s.consumerColumns(ctx, a, c, [2]string{"pending", fleet.ColPending})
+}
+
+func (s *Server) consumerInFlightChart(ctx context.Context, a chartArgs) (chart, error) {
+	c := chart{title: "In flight", unit: "msgs", note: "Delivered messages whose acknowledgement is awaited."}
+	c.inFlightLimits(s.consumer(a.consumer))
+	return s.consumerColumns(ctx, a, c, [2]string{"in flight", fleet.ColInFlight})
 }
 
 func (s *Server) consumerRedeliveredChart(ctx context.Context, a chartArgs) (chart, error) {
-	return s.consumerColumns(ctx, a, chart{title: "Outstanding redeliveries", unit: "msgs", note: "Messages now outstanding that were delivered more than once."}, [2]string{"redelivered", fleet.ColRedelivered})
+	c := chart{title: "Outstanding redeliveries", unit: "msgs", note: "Messages now outstanding that were delivered more than once."}
+	c.redeliveredLimits(s.consumer(a.consumer))
+	return s.consumerColumns(ctx, a, c, [2]string{"redelivered", fleet.ColRedelivered})
+}
+
+func (s *Server) consumerWaitingChart(ctx context.Context, a chartArgs) (chart, error) {
+	c := chart{title: "Pull requests", note: "Requests of clients that wait for messages."}
+	c.waitingLimits(s.consumer(a.consumer))
+	return s.consumerColumns(ctx, a, c, [2]string{"waiting", fleet.ColWaiting})
 }
 
 // consumerDoc is a consumer as JSON; rates are per second.

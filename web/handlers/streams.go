@@ -224,7 +224,7 @@ func (s *Server) showStream(c echo.Context) error {
 	}
 	topic := topicStream + ":" + url.Values{"account": {k.Account}, "stream": {k.Stream}}.Encode()
 	return s.showDetail(c, navStreams, streamURL(k), topic, v, chartArgs{consumer: fleet.ConsumerKey{Account: k.Account, Stream: k.Stream}},
-		[]string{"stream-rate", "stream-messages", "stream-bytes"}, templates.Crumb{Name: "Streams", URL: "/streams"})
+		[]string{"stream-rate", "stream-messages", "stream-bytes", "stream-subjects"}, templates.Crumb{Name: "Streams", URL: "/streams"})
 }
 
 func (s *Server) streamTopic(ctx context.Context, arg string) (update, error) {
@@ -352,36 +352,14 @@ func streamEntity(a chartArgs) fleet.Entity {
 	return fleet.StreamKey{Account: a.consumer.Account, Stream: a.consumer.Stream}.Entity()
 }
 
-// streamMessagesChart draws the owner's limit for the number of messages too.
-func (s *Server) streamMessagesChart(ctx context.Context, a chartArgs) (chart, error) {
-	c, err := columnsChart("Messages", "msgs", "Held by the stream, as its leader says.", streamEntity, [2]string{"messages", fleet.ColMessages})(s, ctx, a)
-	if r := s.streamNamed(fleet.StreamKey{Account: a.consumer.Account, Stream: a.consumer.Stream}); err == nil && r != nil {
-		switch {
-		case r.Limits != nil && r.Limits.MsgsCritical > 0:
-			c.limit, c.limitName = float64(r.Limits.MsgsCritical), "owner: msgs-critical "+countWords(r.Limits.MsgsCritical)
-		case r.Limits != nil && r.Limits.MsgsWarn > 0:
-			c.limit, c.limitName = float64(r.Limits.MsgsWarn), "owner: msgs-warn "+countWords(r.Limits.MsgsWarn)
-		case r.MaxMsgs > 0:
-			c.limit, c.limitName = float64(r.MaxMsgs), "max_msgs "+countWords(uint64(r.MaxMsgs))
+// streamChart draws columns of a stream with the limits that belong to them.
+func streamChart(title, unit, note string, limits func(*chart, *fleet.Stream), cols ...[2]string) func(*Server, context.Context, chartArgs) (chart, error) {
+	draw := columnsChart(title, unit, note, streamEntity, cols...)
+	return func(s *Server, ctx context.Context, a chartArgs) (chart, error) {
+		c, err := draw(s, ctx, a)
+		if r := s.streamNamed(fleet.StreamKey{Account: a.consumer.Account, Stream: a.consumer.Stream}); err == nil && r != nil {
+			limits(&c, r.Stream)
 		}
-		c.noteLimit()
-	}
-	return c, err
-}
-
-func (s *Server) streamBytesChart(ctx context.Context, a chartArgs) (chart, error) {
-	c, err := columnsChart("Size", "B", "On the leader.", streamEntity, [2]string{"size", fleet.ColBytes})(s, ctx, a)
-	if r := s.streamNamed(fleet.StreamKey{Account: a.consumer.Account, Stream: a.consumer.Stream}); err == nil && r != nil && r.MaxBytes > 0 {
-		c.limit, c.limitName = float64(r.MaxBytes), "max_bytes "+bytesWords(float64(r.MaxBytes))
-		c.noteLimit()
-	}
-	return c, err
-}
-
-// noteLimit names the limit under the chart too: one that is far above the figures
-// is not drawn, for it would press them flat.
-func (c *chart) noteLimit() {
-	if c.limit > 0 {
-		c.note += " Limit: " + c.limitName + "."
+		return c, err
 	}
 }

@@ -36,11 +36,14 @@ type Plot struct {
 	X                        []Tick
 	Lines                    []PlotLine
 	Marks                    []PlotMark
-	Threshold                *Tick
+	Limits                   []PlotLimit
 }
 
 // Tick is a position on an axis with its label.
 type Tick struct{ At, LabelAt, Label string }
+
+// PlotLimit is a threshold; At is "" when it lies above what is drawn.
+type PlotLimit struct{ At, Name, Tone, LabelX, LabelY string }
 
 // PlotLine is one line; D has a gap where nothing was measured.
 type PlotLine struct {
@@ -68,8 +71,9 @@ type Spark struct {
 
 // ChartPage is a chart by itself, with its figures.
 type ChartPage struct {
-	Chart ChartView
-	Cols  []string
-	Rows  [][]string
-	More  string // said when the table does not hold every figure
+	Chart  ChartView
+	Cols   []string
+	Rows   [][]string
+	Limits [][]string // name, at most or at least, severity, where it is from
+	More   string     // said when the table does not hold every figure
 }

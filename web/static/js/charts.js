@@ -81,17 +81,35 @@ function tip(p) {
   } };
 }
 
-// marks draws changes and a threshold; ends writes the names at the lines' ends,
+// A limit that the figures are far from would press them flat: it is named at
+// the upper edge instead, as in the server's drawing.
+const highest = d => d.high ??= d.lines.reduce((top, l) => l.v.reduce((t, v) => v > t ? v : t, top), 0);
+const inSight = (d, l) => highest(d) >= l.value / 3;
+const dashes = { warn: [4, 4], crit: [9, 3] };
+// apart moves names apart to at least gap, between low and high.
+function apart(names, gap, low, high) {
+  names.sort((a, b) => a.y - b.y);
+  for (const n of names) { n.y = Math.max(n.y, low); low = n.y + gap; }
+  for (const n of names.toReversed()) { n.y = Math.min(n.y, high); high = n.y - gap; }
+}
+
+// marks draws changes and limits; ends writes the names at the lines' ends,
 // so that nobody has to tell colours apart.
 function marks(p) {
   return { hooks: { drawAxes: u => {
     const c = u.ctx, { left, top, width, height } = u.bbox, r = devicePixelRatio;
     c.save(); c.beginPath(); c.rect(left, top, width, height); c.clip();
-    if (p.d.limit) {
-      const y = u.valToPos(p.d.limit, 'y', true);
-      c.strokeStyle = css('warn'); c.setLineDash([4 * r, 4 * r]); c.lineWidth = r;
-      c.beginPath(); c.moveTo(left, y); c.lineTo(left + width, y); c.stroke(); c.setLineDash([]);
+    const named = [];
+    for (const l of p.d.limits || []) {
+      const near = inSight(p.d, l), y = u.valToPos(l.value, 'y', true), tone = l.tone || 'fg-3';
+      if (near) {
+        c.strokeStyle = css(tone); c.lineWidth = r; c.setLineDash((dashes[l.tone] || [2, 3]).map(n => n * r));
+        c.beginPath(); c.moveTo(left, y); c.lineTo(left + width, y); c.stroke(); c.setLineDash([]);
+      }
+      named.push({ text: near ? l.name : '↑ ' + l.name, tone, y: near ? y - 7 * r : top + 7 * r });
     }
+    apart(named, 12 * r, top + 7 * r, top + height - 6 * r);
+    p.named = named;
     let free = left;
     for (const m of p.d.marks) {
       const x = u.valToPos(m.at, 'x', true);
@@ -117,13 +135,15 @@ function ends(p) {
       const v = l.v.at(-1);
       if (v != null) at.push({ l, y: Math.max(top + 5 * r, Math.min(top + height - 4 * r, u.valToPos(v, 'y', true))) });
     });
-    at.sort((a, b) => a.y - b.y);
-    const gap = 12 * r;
-    for (let i = 1; i < at.length; i++) at[i].y = Math.max(at[i].y, at[i - 1].y + gap);
-    let low = top + height - 3 * r;
-    for (let i = at.length - 1; i >= 0; i--) { at[i].y = Math.min(at[i].y, low); low = at[i].y - gap; }
+    apart(at, 12 * r, top + 5 * r, top + height - 3 * r);
     c.save(); c.font = `560 ${10.5 * r}px Inter, sans-serif`; c.textBaseline = 'middle'; c.textAlign = 'left';
     for (const { l, y } of at) { c.fillStyle = css(l.color); c.fillText(clip(l.label), left + width + 6 * r, y); }
+    // Over the lines, on a halo: the names of the limits.
+    c.font = `${10.5 * r}px Inter, sans-serif`; c.lineJoin = 'round';
+    for (const { text, tone, y } of p.named || []) {
+      c.strokeStyle = css('surface'); c.lineWidth = 3 * r; c.strokeText(text, left + 5 * r, y, width - 8 * r);
+      c.fillStyle = css(tone); c.fillText(text, left + 5 * r, y, width - 8 * r);
+    }
     c.restore();
   } } };
 }
@@ -142,7 +162,7 @@ function make(fig, id, src, d) {
     cursor: { sync: { key: 'ballast', setSeries: false }, drag: { x: true, y: false, uni: 20 }, points: { size: 7, width: 2, stroke: (u, i) => css(p.d.lines[i - 1].color), fill: () => css('surface') } },
     scales: {
       x: { time: true, range: () => zoom || [p.d.from, p.d.to] },
-      y: { range: (u, lo, hi) => { let top = hi || 0; if (p.d.limit && top > p.d.limit * .6) top = Math.max(top, p.d.limit * 1.05); return [0, top ? top * 1.08 : 1]; } },
+      y: { range: (u, lo, hi) => { let top = hi || 0; for (const l of p.d.limits || []) if (inSight(p.d, l)) top = Math.max(top, l.value * 1.05); return [0, top ? top * 1.08 : 1]; } },
     },
     axes: [
       { stroke: () => css('fg-3'), font, grid: { show: false }, ticks: { show: false }, border: { show: true, stroke: () => css('line'), width: 1 }, size: 24, gap: 6, space: 66,
