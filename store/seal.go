@@ -191,6 +191,9 @@ func (db *DB) rollUp(ctx context.Context) error {
 			return fmt.Errorf("build %s: %w", levels[lvl].table, err)
 		}
 	}
+	if err := db.rankHours(ctx); err != nil {
+		return fmt.Errorf("rank hours: %w", err)
+	}
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -330,10 +331,11 @@ func (g *gathered) one(id int64, c cell) {
 
 func (db *DB) topColumn(ctx context.Context, q fleet.TopQuery, col column) (fleet.Top, error) {
 	from, to := ms(q.From), ms(q.To)
-	begin, err := mark(ctx, db.metrics.r, topMark)
+	marks, err := db.marks(ctx)
 	if err != nil {
 		return fleet.Top{}, err
 	}
+	begin := marks[topMark]
 	g := gathered{at: map[int64]int{}}
 	// A slot lies in the range when it begins in it; the range is widened to the
 	// beginning of the slot that it begins in.
@@ -344,6 +346,8 @@ func (db *DB) topColumn(ctx context.Context, q fleet.TopQuery, col column) (flee
 			return fleet.Top{}, err
 		}
 	} else {
+		spans := topSpansOf(from, to, sealed, marks[topHoursMark])
+		from, to = spans[0], spans[3]
 		for id, names := range db.layouts.names {
 			if db.layouts.kinds[id] != q.Kind {
 				continue
@@ -352,27 +356,7 @@ func (db *DB) topColumn(ctx context.Context, q fleet.TopQuery, col column) (flee
 			if i < 0 {
 				continue
 			}
-			at := topFirst + perTop*i
-			shared := topLooks
-			if col.counter {
-				shared = topCovered
-			}
-			err := db.topRows(ctx, id, from, min(to, sealed), unit, func(_ int64, data []byte) error {
-				ids, cols, err := decodeTop(data, []int{shared, at, at + 1, at + 2}, topFirst+perTop*len(names))
-				if err != nil {
-					return err
-				}
-				g.add(ids, func(i int) cell {
-					n := cols[0][i] + cols[3][i]
-					c := cell{n: n, max: cols[1][i], min: cols[1][i], sum: cols[2][i]}
-					if col.counter {
-						c.n, c.covered = min(n, 1), n
-					}
-					return c
-				})
-				return nil
-			})
-			if err != nil {
+			if err := db.topRanked(ctx, id, col, i, len(names), spans, min(to, sealed), &g); err != nil {
 				return fleet.Top{}, err
 			}
 		}
@@ -418,32 +402,90 @@ func (db *DB) topColumn(ctx context.Context, q fleet.TopQuery, col column) (flee
 		return float64(c.sum) / float64(c.n) / col.scale
 	}
 	// Several lives of one name are one row.
-	names, err := db.namesOf(ctx, g.ids)
+	names, err := db.namesOf(ctx, &g)
 	if err != nil {
 		return fleet.Top{}, err
 	}
-	byName := make(map[fleet.Entity]cell, len(g.ids))
-	for i, id := range g.ids {
-		if g.cells[i].n == 0 {
+	of := make(map[string]int, len(g.ids))
+	cells, keys := g.cells[:0], names[:0]
+	for i, c := range g.cells {
+		if c.n == 0 {
 			continue
 		}
-		c := byName[names[id]]
-		c.merge(g.cells[i])
-		byName[names[id]] = c
+		if at, ok := of[names[i]]; ok {
+			cells[at].merge(c)
+			continue
+		}
+		of[names[i]] = len(cells)
+		cells, keys = append(cells, c), append(keys, names[i])
 	}
-	out := fleet.Top{TopQuery: q, Unit: col.unit, Of: len(byName)}
+	out := fleet.Top{TopQuery: q, Unit: col.unit, Of: len(cells)}
 	if col.counter && q.By == fleet.BySum {
 		out.Unit = countUnit(col.unit)
 	}
 	out.From = fromMS(from)
-	for name, c := range byName {
-		out.Rows = append(out.Rows, fleet.Ranked{Entity: name, Value: value(c), Count: uint64(c.n)})
+	if to > ms(q.To) {
+		out.To = fromMS(to)
 	}
-	slices.SortFunc(out.Rows, func(a, b fleet.Ranked) int {
-		return cmp.Or(cmp.Compare(b.Value, a.Value), cmp.Compare(a.Key, b.Key))
-	})
-	out.Rows = slices.Clip(out.Rows[:min(len(out.Rows), q.N)])
+	// Most are no candidates: only some times those that are asked for are sorted.
+	least := math.Inf(-1)
+	shorten := func() {
+		slices.SortFunc(out.Rows, func(a, b fleet.Ranked) int {
+			return cmp.Or(cmp.Compare(b.Value, a.Value), cmp.Compare(a.Key, b.Key))
+		})
+		if len(out.Rows) >= q.N {
+			out.Rows = out.Rows[:q.N]
+			least = out.Rows[q.N-1].Value
+		}
+	}
+	for i, c := range cells {
+		v := value(c)
+		if v < least {
+			continue
+		}
+		looks := c.n
+		if every := db.every(q.Kind); col.counter {
+			looks = (c.covered + every/2) / every
+		}
+		out.Rows = append(out.Rows, fleet.Ranked{Entity: fleet.Entity{Kind: q.Kind, Key: keys[i]}, Value: v, Count: uint64(looks)})
+		if len(out.Rows) >= 3*q.N+100 {
+			shorten()
+		}
+	}
+	shorten()
+	out.Rows = slices.Clip(out.Rows)
 	return out, nil
+}
+
+// topRanked gathers column i of a column list of n.
+func (db *DB) topRanked(ctx context.Context, layout int64, col column, i, n int, spans topSpans, sealed int64, g *gathered) error {
+	at := topFirst + perTop*i
+	shared := topLooks
+	if col.counter {
+		shared = topCovered
+	}
+	add := func(_ int64, data []byte) error {
+		ids, cols, err := decodeTop(data, []int{shared, at, at + 1, at + 2}, topFirst+perTop*n)
+		if err != nil {
+			return err
+		}
+		g.add(ids, func(i int) cell {
+			n := cols[0][i] + cols[3][i]
+			c := cell{n: n, max: cols[1][i], min: cols[1][i], sum: cols[2][i]}
+			if col.counter {
+				c.n, c.covered = min(n, 1), n
+			}
+			return c
+		})
+		return nil
+	}
+	if err := db.topRows(ctx, layout, spans[0], spans[1], unit, add); err != nil {
+		return err
+	}
+	if err := db.topRows(ctx, topHour|layout, spans[1], spans[2], hour, add); err != nil {
+		return err
+	}
+	return db.topRows(ctx, layout, spans[2], sealed, unit, add)
 }
 
 // countUnit is the unit of what a rate counts.
@@ -454,33 +496,32 @@ func countUnit(rate string) string {
 	return rate
 }
 
-// namesOf finds names in memory first: reading thousands costs some ms.
-func (db *DB) namesOf(ctx context.Context, ids []int64) (map[int64]fleet.Entity, error) {
-	out := make(map[int64]fleet.Entity, len(ids))
-	want := make(map[int64]bool, len(ids))
-	for _, id := range ids {
-		want[id] = true
-	}
+// namesOf returns the names of what was gathered, one for each. It finds them in
+// memory first: reading thousands costs some ms.
+func (db *DB) namesOf(ctx context.Context, g *gathered) ([]string, error) {
+	names := make([]string, len(g.ids))
+	found := make([]bool, len(g.ids))
 	db.mu.RLock()
-	for ref, e := range db.entities {
-		if want[e.id] {
-			out[e.id] = fleet.Entity{Kind: ref.kind, Key: ref.name}
-			delete(want, e.id)
+	for _, e := range db.entities {
+		if at, ok := g.at[e.id]; ok {
+			names[at], found[at] = e.name, true
 		}
 	}
 	db.mu.RUnlock()
-	if len(want) == 0 {
-		return out, nil
+	var rest []int64
+	for at, ok := range found {
+		if !ok {
+			rest = append(rest, g.ids[at])
+		}
 	}
-	rest := make([]int64, 0, len(want))
-	for id := range want {
-		rest = append(rest, id)
+	if len(rest) == 0 {
+		return names, nil
 	}
-	found, err := db.entityNames(ctx, rest)
-	for id, name := range found {
-		out[id] = name
+	read, err := db.entityNames(ctx, rest)
+	for id, e := range read {
+		names[g.at[id]] = e.Key
 	}
-	return out, err
+	return names, err
 }
 
 // topLong reads every entity of the kind, from the coarsest roll-up that has
