@@ -105,28 +105,57 @@ const (
 )
 
 // measure folds what one column did in the block, as the roll-ups would.
-func (b *block) measure(col column, i int, scratch []int64, interval int64) (cell, []int64) {
-	scratch = b.column(scratch[:0], i)
+func (b *block) measure(col column, i int, interval int64) cell {
+	if !col.counter {
+		return b.measureGauge(i)
+	}
 	c := cell{}
 	gap := gapAfter(interval)
 	prior, before := int64(absent), int64(0)
 	if b.before != 0 {
 		prior, before = b.prior[i], b.before
 	}
-	for j, v := range scratch {
-		at := b.start + int64(b.at[j])
-		switch {
-		case v == absent:
-		case !col.counter:
-			c.look(v)
-		case before != 0 && at > before && at-before <= gap:
+	n, base := len(b.base), b.base[i]
+	for j, t := range b.at {
+		at, v := b.start+int64(t), int64(absent)
+		if b.wide != nil {
+			v = b.wide[j*n+i]
+		} else if d := b.small[j*n+i]; d != smallAbsent {
+			v = base + int64(d)
+		}
+		if v != absent && before != 0 && at > before && at-before <= gap {
 			if inc, ok := increase(prior, v); ok {
 				c.interval(inc, at-before)
 			}
 		}
 		prior, before = v, at
 	}
-	return c, scratch
+	return c
+}
+
+func (b *block) measureGauge(i int) cell {
+	c := cell{}
+	if b.wide != nil {
+		for ; i < len(b.wide); i += len(b.base) {
+			if v := b.wide[i]; v != absent {
+				c.look(v)
+			}
+		}
+		return c
+	}
+	n, base := len(b.base), b.base[i]
+	least, most := int32(math.MaxInt32), int32(math.MinInt32)
+	for ; i < len(b.small); i += n {
+		if d := b.small[i]; d != smallAbsent {
+			c.n++
+			c.sum += int64(d)
+			least, most = min(least, d), max(most, d)
+		}
+	}
+	if c.n == 0 {
+		return cell{}
+	}
+	return cell{n: c.n, min: base + int64(least), max: base + int64(most), sum: c.sum + c.n*base}
 }
 
 // kindTops ranks the blocks of a slot, which are in rising order of their
@@ -137,7 +166,6 @@ func (db *DB) kindTops(blocks []*block) map[int64][]byte {
 		cols [][]int64
 	}
 	tops := map[fleet.Kind]*kindTop{}
-	var scratch []int64
 	for _, b := range blocks {
 		t := tops[b.e.kind]
 		if t == nil {
@@ -147,8 +175,7 @@ func (db *DB) kindTops(blocks []*block) map[int64][]byte {
 		t.ids = append(t.ids, b.e.id)
 		var looks, covered int64
 		for i, col := range b.e.cols {
-			var c cell
-			c, scratch = b.measure(col, i, scratch, db.every(b.e.kind))
+			c := b.measure(col, i, db.every(b.e.kind))
 			if col.counter && covered == 0 {
 				covered = c.covered
 			}
@@ -363,7 +390,6 @@ func (db *DB) topColumn(ctx context.Context, q fleet.TopQuery, col column) (flee
 	}
 	// What is in memory.
 	db.mu.RLock()
-	var scratch []int64
 	for i := range len(db.closing) + 1 {
 		h := db.open
 		if i < len(db.closing) {
@@ -377,9 +403,7 @@ func (db *DB) topColumn(ctx context.Context, q fleet.TopQuery, col column) (flee
 				continue
 			}
 			where := slices.IndexFunc(b.e.cols, func(c column) bool { return c.name == col.name })
-			var c cell
-			c, scratch = b.measure(col, where, scratch, db.every(q.Kind))
-			g.one(id, c)
+			g.one(id, b.measure(col, where, db.every(q.Kind)))
 		}
 	}
 	db.mu.RUnlock()

@@ -182,6 +182,12 @@ func runReads(c config) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
+	// What its jobs have not done yet comes first.
+	jobs, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := db.Run(jobs); err != nil {
+		return result{}, err
+	}
 	stop, err := profile(c)
 	if err != nil {
 		return result{}, err
