@@ -30,6 +30,7 @@ const (
 // chartArgs are the arguments of a chart's URL.
 type chartArgs struct {
 	split, target, server string
+	service               string // of consumer.Account
 	consumer              fleet.ConsumerKey
 	quantile              string // p50, p95 or p99 (default)
 	span                  timeRange
@@ -38,7 +39,7 @@ type chartArgs struct {
 
 func (a chartArgs) query() url.Values {
 	q := a.span.query()
-	for k, v := range map[string]string{"split": a.split, "target": a.target, "server": a.server, "q": a.quantile,
+	for k, v := range map[string]string{"split": a.split, "target": a.target, "server": a.server, "service": a.service, "q": a.quantile,
 		"account": a.consumer.Account, "stream": a.consumer.Stream, "consumer": a.consumer.Consumer} {
 		if v != "" {
 			q.Set(k, v)
@@ -68,6 +69,12 @@ var chartKinds = map[string]func(*Server, context.Context, chartArgs) (chart, er
 	"account-msgs":         columnsChart("Messages", "msg/s", "Over all servers.", accountEntity, [2]string{"in", fleet.ColInMsgs}, [2]string{"out", fleet.ColOutMsgs}),
 	"account-bytes":        columnsChart("Bytes", "B/s", "Over all servers.", accountEntity, [2]string{"in", fleet.ColInBytes}, [2]string{"out", fleet.ColOutBytes}),
 	"account-conns":        columnsChart("Connections", "", "Over all servers.", accountEntity, [2]string{"connections", fleet.ColConns}),
+	"service-requests":     endChart("Requests", "per s", "As the instances count them.", endColumn(fleet.ColServed)),
+	"service-errors":       endChart("Errors", "per s", "Requests that were answered with an error.", endColumn(fleet.ColErrors)),
+	"service-time":         endChart("Mean time", "ms", "Of the requests of each step, as the instances measure it.", endTime),
+	"service-instances":    columnsChart("Instances", "", "That answered.", microEntity, [2]string{"instances", fleet.ColInstances}),
+	"service-cpu":          columnsChart("CPU", "%", "Mean of the instances that tell.", microEntity, [2]string{"CPU", fleet.ColCPU}),
+	"service-memory":       columnsChart("Memory", "B", "Of all instances that tell, together.", microEntity, [2]string{"memory", fleet.ColMem}),
 	"server-traffic":       columnsChart("Messages", "msg/s", "", serverEntity, [2]string{"in", fleet.ColInMsgs}, [2]string{"out", fleet.ColOutMsgs}),
 	"server-bytes":         columnsChart("Bytes", "B/s", "", serverEntity, [2]string{"in", fleet.ColInBytes}, [2]string{"out", fleet.ColOutBytes}),
 	"server-slow":          serverChart(fleet.ColSlow, "Slow consumers", "per s"),
@@ -107,7 +114,7 @@ func (s *Server) chart(ctx context.Context, id string, a chartArgs) (chart, erro
 	if a.points == 0 {
 		a.points = chartPoints
 	}
-	key := fmt.Sprintf("chart %s %q %q %q %q %s %d %s", id, a.split, a.target, a.server, a.consumer, a.quantile, a.points, a.span.shareKey())
+	key := fmt.Sprintf("chart %s %q %q %q %q %q %s %d %s", id, a.split, a.target, a.server, a.service, a.consumer, a.quantile, a.points, a.span.shareKey())
 	return share(ctx, s, key, func(ctx context.Context) (chart, error) {
 		c, err := build(s, ctx, a)
 		if err != nil {
@@ -717,7 +724,7 @@ func (s *Server) chartArgs(c echo.Context) (chartArgs, error) {
 	if err != nil {
 		return chartArgs{}, err
 	}
-	return chartArgs{split: c.QueryParam("split"), target: c.QueryParam("target"), server: c.QueryParam("server"), quantile: c.QueryParam("q"), span: span,
+	return chartArgs{split: c.QueryParam("split"), target: c.QueryParam("target"), server: c.QueryParam("server"), service: c.QueryParam("service"), quantile: c.QueryParam("q"), span: span,
 		consumer: fleet.ConsumerKey{Account: c.QueryParam("account"), Stream: c.QueryParam("stream"), Consumer: c.QueryParam("consumer")}}, nil
 }
 
@@ -744,7 +751,7 @@ func (s *Server) getChart(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	name := strings.Trim(id+"-"+cmp.Or(a.split, a.server, a.consumer.Consumer)+"-"+a.target, "-")
+	name := strings.Trim(id+"-"+cmp.Or(a.split, a.server, a.service, a.consumer.Consumer)+"-"+a.target, "-")
 	switch ext {
 	case ".csv", ".json":
 		return s.export(c, name, chartCols, ch.rows(), ch.doc())

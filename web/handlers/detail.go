@@ -71,6 +71,9 @@ func detailUpdate(v templates.Detail) update {
 				up.Text[f.Key] = f.Value
 			}
 		}
+		if len(card.Bars) > 0 {
+			up.Parts[card.ID+"-bars"] = part{templates.Bars(card.Bars), fmt.Sprint(card.Bars)}
+		}
 		if len(card.Replicas) > 0 {
 			up.Parts[card.ID+"-replicas"] = part{templates.Replicas(card.Replicas), fmt.Sprint(card.Replicas)}
 		}

@@ -117,6 +117,7 @@ func newWorld() *world {
 			Servers: []DemoServer{{"n1", true}, {"n2", true}, {"n3", false}}}},
 	}
 	w.snapshot()
+	w.services("pay", "ship")
 	w.orders()
 	w.payments()
 	w.journal()
@@ -516,6 +517,8 @@ func (w *world) Export(ctx context.Context, q fleet.ExportQuery) iter.Seq2[fleet
 // columnsOf are those of the fixture's series.
 func columnsOf(k fleet.Kind) (names, units []string) {
 	switch k {
+	case fleet.KindMicro:
+		return []string{fleet.ColServed, fleet.ColErrors}, []string{"/s", "/s"}
 	case fleet.KindServer:
 		return []string{fleet.ColCPU, fleet.ColMem, fleet.ColInMsgs}, []string{"%", "B", "msg/s"}
 	case fleet.KindConsumer:

@@ -81,6 +81,15 @@ func entityURL(e fleet.Entity) string {
 		if i := strings.LastIndexByte(e.Key, '/'); i >= 0 {
 			return streamURL(fleet.StreamKey{Account: e.Key[:i], Stream: e.Key[i+1:]})
 		}
+	case fleet.KindAccount:
+		return accountURL(e.Key)
+	case fleet.KindMicro:
+		if i := strings.LastIndexByte(e.Key, '/'); i >= 0 {
+			return serviceURL(e.Key[:i], e.Key[i+1:])
+		}
+	case fleet.KindService:
+		name, _, _ := strings.Cut(e.Key, "/")
+		return withQuery("/services", url.Values{"service": {name}})
 	case fleet.KindCluster:
 		return "/topology?q=" + url.QueryEscape(e.Key)
 	}

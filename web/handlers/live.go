@@ -47,6 +47,7 @@ const (
 	topicServer      = "server"    // server:QUERY that names it
 	topicStream      = "stream"    // stream:QUERY that names it
 	topicAccount     = "account"   // account:QUERY that names it
+	topicService     = "service"   // service:QUERY that names it
 	topicCost        = "cost"
 )
 
@@ -89,6 +90,7 @@ func (s *Server) topics() map[string]topicFunc {
 		topicServer:      s.serverTopic,
 		topicStream:      s.streamTopic,
 		topicAccount:     s.accountTopic,
+		topicService:     s.serviceTopic,
 		topicCost:        s.costTopic,
 
 		serverPages.id:        serverPages.topic(s),

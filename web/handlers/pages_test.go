@@ -183,7 +183,7 @@ var allPages = []string{"/", "/?range=6h", "/splits", "/splits/new", "/splits/or
 	"/suggestions", "/suggestions?state=open", "/suggestions?state=expired", "/suggestions/p7", "/suggestions/p3", "/journal", "/journal?split=orders&kind=change.verified", "/journal?before=5", "/journal/7",
 	"/findings", "/findings?state=suppressed&sort=-since", "/findings?state=closed", "/findings/CON003?kind=consumer&key=APP%2FORDERS%2Fworker-east-1", "/findings/JS001?kind=system",
 	"/consumers", "/consumers?sort=-pending&stream=ORDERS&q=worker", "/consumers/APP/ORDERS/worker-east-1", "/consumers/APP/PAYMENTS/us?range=1h",
-	"/servers", "/servers?sort=-cpu", "/servers/n1", "/streams", "/streams/APP/ORDERS", "/connections", "/connections/sums", "/accounts", "/accounts/APP", "/cost", "/services", "/services?service=pay&sort=-requests", "/export?kind=consumer&key=APP%2FORDERS%2Fworker-east-1", "/find?q=n1", "/demo", "/nothing-here"}
+	"/servers", "/servers?sort=-cpu", "/servers/n1", "/streams", "/streams/APP/ORDERS", "/connections", "/connections/sums", "/accounts", "/accounts/APP", "/cost", "/services", "/services?service=pay&sort=-requests", "/services/APP/pay", "/export?kind=consumer&key=APP%2FORDERS%2Fworker-east-1", "/find?q=n1", "/demo", "/nothing-here"}
 
 // weightsForm is the form of orders as a browser sends it.
 func weightsForm(base, east, west, backup, reason string) url.Values {
@@ -299,6 +299,10 @@ func rename(w *world, name string) {
 	snap.Streams = slices.Clone(snap.Streams)
 	snap.Streams[0].Stream, snap.Streams[0].Leader = name, ""
 	snap.Consumers = append(slices.Clone(snap.Consumers), fleet.Consumer{ConsumerKey: fleet.ConsumerKey{Account: name, Stream: name, Consumer: name}, FilterSubjects: []string{name}, Leader: name, At: epoch})
+	snap.Services = slices.Clone(snap.Services)
+	one := &snap.Services[0] // of the page itself: its own name stays
+	one.ID, one.Version, one.Description, one.Metadata = name, name, name, map[string]string{"region": name}
+	one.Endpoints = []fleet.Endpoint{{Name: name, Subject: name, Queue: name, LastError: name, Data: []byte(name)}}
 	w.snap = &snap
 	w.found()
 	for i := range w.findings.all {

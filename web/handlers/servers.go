@@ -371,23 +371,90 @@ func (s *Server) serverDetail(ctx context.Context, r *serverRow) (templates.Deta
 		v.Cards = append(v.Cards, card)
 	}
 	if in := r.Internals; in != nil {
-		card := templates.DetailCard{ID: id + "-in", Title: "Internals", Sub: "read about once a minute", Settings: []templates.Setting{
-			{Name: "Subscriptions cached", Value: countWords(uint64(max(in.Subs.Cached, 0))), Key: id + "/f-cached"},
+		v.Cards = append(v.Cards, templates.DetailCard{ID: id + "-in", Title: "Subscriptions", Sub: "its table of them, read about once a minute", Settings: []templates.Setting{
+			{Name: "Subscriptions", Value: countWords(uint64(max(in.Subs.Subs, 0))), Key: id + "/f-table"},
+			{Name: "Cached", Value: countWords(uint64(max(in.Subs.Cached, 0))), Key: id + "/f-cached"},
 			{Name: "Cache hits", Value: percent(in.Subs.CacheHits) + " %", Key: id + "/f-hits"},
 			{Name: "Fan-out, mean and most", Value: fmt.Sprintf("%.1f, %d", in.Subs.AvgFanout, in.Subs.MaxFanout), Key: id + "/f-fan"},
-		}}
-		for _, q := range in.Queues {
-			card.Settings = append(card.Settings, templates.Setting{Name: "Waiting inside", Value: fmt.Sprintf("%s: %s", q.Name, countWords(uint64(max(q.Pending, 0))))})
+			{Name: "Read", Value: cmp.Or(s.when(in.At).Ago, none), Key: id + "/f-in"},
+		}})
+		if r.JetStream != nil {
+			v.Cards = append(v.Cards, raftCard(id, in.Raft))
 		}
-		v.Cards = append(v.Cards, card)
 	}
 	v.Tables = append(v.Tables, s.linksOf(r.Server))
+	if r.Internals != nil {
+		v.Tables = append(v.Tables, queueTable(r.Internals.Queues))
+	}
 	if r.leads > 0 {
 		v.Tables = append(v.Tables, streamPages.part(s, "srv-streams", "Streams it leads", url.Values{"server": {r.Name}, "sort": {"-rate"}}))
 	}
+	v.Commands = r.commands()
 	var err error
 	v.Events, err = s.eventsOf(ctx, func(e *fleet.Event) bool { return e.Entity == r.Name || e.Entity == r.ID })
 	return v, err
+}
+
+// raftCard sums the Raft groups that a server takes part in.
+func raftCard(id string, t fleet.RaftTotals) templates.DetailCard {
+	lag := "none"
+	if t.MaxLag > 0 {
+		lag = fmt.Sprintf("%s in %s", countWords(t.MaxLag), cmp.Or(t.MaxLagOf, "one group"))
+	}
+	card := templates.DetailCard{ID: id + "-raft", Title: "Raft groups", Sub: "that it takes part in, read about once a minute", Settings: []templates.Setting{
+		{Name: "Groups", Value: countWords(uint64(max(t.Groups, 0))), Key: id + "/f-groups"}, {Name: "Leads", Value: countWords(uint64(max(t.Leading, 0))), Key: id + "/f-leading"},
+		{Name: "Without a leader", Value: countWords(uint64(max(t.Leaderless, 0))), Key: id + "/f-leaderless"}, {Name: "Catching up", Value: countWords(uint64(max(t.CatchingUp, 0))), Key: id + "/f-catching"},
+		{Name: "Committed, not applied yet", Value: lag, Key: id + "/f-raftlag"}, {Name: "Entries in queues", Value: countWords(uint64(max(t.Waiting, 0))), Key: id + "/f-raftwait"},
+	}}
+	if t.Groups == 0 {
+		card.Settings, card.Sub = []templates.Setting{{Name: "Groups", Value: "none: nothing here is replicated", Key: id + "/f-groups"}}, ""
+	}
+	return card
+}
+
+// queueTable lists a server's own queues, those with the most waiting.
+func queueTable(queues []fleet.ServerQueue) templates.DetailTable {
+	t := templates.DetailTable{ID: "srv-queues", Title: "Queues inside", Sub: "those with the most waiting, read about once a minute",
+		Table: templates.ListTable{Label: "Queues inside", Icon: "check", Empty: "Nothing waits", EmptyText: "No queue inside the server holds anything back."}}
+	heads := []string{"Queue", "Waiting", "In progress"}
+	for i, h := range heads {
+		t.Table.Cols = append(t.Table.Cols, templates.ListCol{Label: h, Right: i > 0})
+	}
+	for _, q := range queues {
+		key := htmlID("que", q.Name)
+		row := []templates.ListCell{{Text: q.Name}, figureCell(key, "waiting", countWords(uint64(max(q.Pending, 0)))), figureCell(key, "busy", countWords(uint64(max(q.InProgress, 0))))}
+		for i := range row {
+			row[i].Label, row[i].Right = heads[i], i > 0
+		}
+		t.Table.Rows = append(t.Table.Rows, templates.ListRow{Cells: row})
+	}
+	return t
+}
+
+// commands ask and do by hand what concerns the server. By its name all servers of
+// it are asked, by its id this one alone.
+func (r *serverRow) commands() []templates.Command {
+	name := r.Name
+	if name == "" || r.twin {
+		name = r.ID
+	}
+	cmds := commandList{}
+	cmds.ask("What it is", "nats server info", name)
+	cmds.ask("Its connections, those that wait most first", "nats server request connections --sort=pending --name=", r.Name)
+	cmds.ask("Its routes", "nats server request routes --name=", r.Name)
+	if r.JetStream != nil {
+		cmds.ask("Its JetStream", "nats server request jetstream --accounts --name=", r.Name)
+		cmds.ask("What it says is wrong with it", "nats server request jetstream-health --name=", r.Name)
+	}
+	if r.URL != "" {
+		cmds.ask("Its Raft groups", "curl -s", r.URL+"/raftz")
+	}
+	cmds.act("Read its configuration file anew", "nats server config reload", r.ID)
+	if js := r.JetStream; js != nil && r.Name != "" && js.MetaLeader == r.Name && js.MetaSize > 1 {
+		cmds.act("Let another server lead the meta group", "nats server cluster step-down")
+	}
+	cmds.act("Lame duck: it sends its clients elsewhere and ends. On its own machine", "nats-server --signal ldm")
+	return cmds
 }
 
 // linksOf are the server's routes, gateways and leaf nodes.

@@ -18,11 +18,7 @@ import (
 
 func serviceRoutes(s *Server, e *echo.Echo) {
 	page(e, "/services", servicePages.show(s))
-}
-
-// serviceURL lists the instances of a service.
-func serviceURL(account, name string) string {
-	return "/services?" + url.Values{"account": {account}, "service": {name}}.Encode()
+	e.GET("/services/:account/:service", s.showService)
 }
 
 // serviceRow is one endpoint of one instance; an instance without any has a row

@@ -22,7 +22,6 @@ func (w *world) services(names ...string) {
 func TestServices(t *testing.T) {
 	t.Parallel()
 	w := newWorld()
-	w.services("pay", "ship")
 	st := newSite(t, w)
 	a := st.get("/services").status(200)
 	a.says("main", "2 services in 2 instances; 2,000 requests since their starts, 100 errors.").says("services", "region eu").says("services", "20 ms").says("services", "5.0").says("services", `{"cpu":12}`)
@@ -36,7 +35,7 @@ func TestServices(t *testing.T) {
 	if csv := st.get("/services.csv").status(200).Body.String(); strings.Count(csv, "\n") != 5 || !strings.Contains(csv, "card declined") {
 		t.Errorf("services.csv: %s", csv)
 	}
-	newSite(t, newWorld()).get("/services").status(200).says("services", "No micro service answered")
+	newSite(t, emptyWorld()).get("/services").status(200).says("services", "No micro service answered")
 	up, err := servicePages.topic(st.s)(t.Context(), "service=pay")
 	if key := htmlID("svc", "APP\x00pay\x00instA\x00charge\x00pay.charge") + "/requests"; err != nil || up.Text[key] != "1,000" {
 		t.Errorf("the tick: %v, %v", err, up.Text)
@@ -55,6 +54,7 @@ func TestServicesOfHostileNames(t *testing.T) {
 		}
 	}
 	for _, name := range hostile {
-		st.get(serviceURL("APP", name)).status(200)
+		st.get(instancesURL("APP", name)).status(200)
+		st.get(serviceURL("APP", name)).status(200).says("main", "Endpoints")
 	}
 }
