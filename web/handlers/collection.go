@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/url"
@@ -28,6 +29,7 @@ type collection[T any] struct {
 	list        func(*Server) listing[T]
 	rows        func(*Server, listArgs) []T // what its own filters leave, by name
 	sub         func(*Server, []T) string   // sums up the rows
+	heading     func(listArgs) string       // in place of the title, unless it is ""
 	filters     func(*Server, listArgs) []templates.ListFilter
 	doc         func(*Server, *T) any // a struct with JSON names: a row of the exports
 }
@@ -52,6 +54,9 @@ func (l collection[T]) show(s *Server) echo.HandlerFunc {
 		t, sub := l.table(s, list, a)
 		v := list.page(l.id, l.title, a, t)
 		v.Sub, v.Placeholder = sub, l.placeholder
+		if l.heading != nil {
+			v.Title = cmp.Or(l.heading(a), v.Title)
+		}
 		for _, view := range l.views {
 			v.TabsLabel = "Views"
 			v.Tabs = append(v.Tabs, templates.Choice{Label: view[0], URL: view[1], Current: view[1] == list.path})
@@ -154,9 +159,9 @@ func (s *Server) exportDocs(c echo.Context, name string, like any, docs []any) e
 		cols = append(cols, col)
 	}
 	return s.export(c, name, cols, func(yield func([]any) bool) {
+		row := make([]any, len(cols))
 		for _, d := range docs {
 			v := reflect.ValueOf(d)
-			row := make([]any, len(cols))
 			for i := range row {
 				row[i] = v.Field(i).Interface()
 				if list, ok := row[i].([]string); ok {

@@ -20,7 +20,7 @@ import (
 )
 
 func consumerRoutes(s *Server, e *echo.Echo) {
-	page(e, "/consumers", s.listConsumers)
+	page(e, "/consumers", consumerPages.show(s))
 	e.GET("/consumers/:account/:stream/:consumer", s.showConsumer)
 	e.POST("/consumers/:account/:stream/:consumer/measure", s.measureConsumer)
 	e.POST("/consumers/:account/:stream/:consumer/stop", s.stopMeasuring)
@@ -48,23 +48,109 @@ func (s *Server) consumerState(c *fleet.Consumer) (tone, word string) {
 	return "ok", "healthy"
 }
 
-// consumerRow is a consumer with its rates, for the list.
+// consumerRow is a consumer with its rates.
 type consumerRow struct {
 	*fleet.Consumer
-	rate  fleet.ConsumerRate
-	known bool // the rates are measured
-	key   string
+	rate   fleet.ConsumerRate
+	known  bool   // the rates are measured
+	target string // split/target that is measured here
 }
+
+var consumerPages = collection[consumerRow]{
+	id: navConsumers, title: "Consumers", icon: navConsumers, placeholder: "consumer, stream or account", none: "Nothing was seen that reads from a stream.",
+	own: []string{"account", "stream", "server"}, list: (*Server).consumerList, rows: (*Server).consumerRows, sub: (*Server).consumerSum,
+	heading: func(a listArgs) string {
+		if st := a.rest.Get("stream"); st != "" {
+			return "Consumers of " + st
+		}
+		return ""
+	},
+	filters: func(s *Server, a listArgs) []templates.ListFilter {
+		all := s.Metrics.Latest().Consumers
+		return []templates.ListFilter{
+			oneOf("account", "Account", a.rest.Get("account"), all, func(c *fleet.Consumer) string { return c.Account }),
+			oneOf("server", "Server", a.rest.Get("server"), all, func(c *fleet.Consumer) string { return c.Leader }),
+		}
+	},
+	doc: func(s *Server, r *consumerRow) any { return s.consumerLine(r) },
+}
+
+func (s *Server) consumerRows(a listArgs) []consumerRow {
+	snap, rates, targets := s.Metrics.Latest(), s.Metrics.Rates(), s.observed()
+	account, stream, server := a.rest.Get("account"), a.rest.Get("stream"), a.rest.Get("server")
+	rows := make([]consumerRow, 0, len(snap.Consumers))
+	for i := range snap.Consumers {
+		c := &snap.Consumers[i]
+		if account != "" && c.Account != account || stream != "" && c.Stream != stream || server != "" && c.Leader != server {
+			continue
+		}
+		rows = append(rows, rowOf(c, rates, targets))
+	}
+	slices.SortFunc(rows, func(a, b consumerRow) int {
+		return cmp.Or(strings.Compare(a.Account, b.Account), strings.Compare(a.Stream, b.Stream), strings.Compare(a.Consumer.Consumer, b.Consumer.Consumer))
+	})
+	return rows
+}
+
+func rowOf(c *fleet.Consumer, rates *fleet.Rates, targets map[fleet.ConsumerKey]string) consumerRow {
+	r := consumerRow{Consumer: c}
+	r.rate, r.known = rates.Consumers[c.ConsumerKey]
+	if len(targets) > 0 {
+		r.target = cmp.Or(targets[c.ConsumerKey], targets[fleet.ConsumerKey{Stream: c.Stream, Consumer: c.Consumer}])
+	}
+	return r
+}
+
+// observed are the targets of the splits by the consumers at which they are
+// measured; the account is "" where the target does not say it.
+func (s *Server) observed() map[fleet.ConsumerKey]string {
+	targets := map[fleet.ConsumerKey]string{}
+	for _, rev := range s.Control.Splits() {
+		for _, t := range rev.Split.Targets {
+			if o := t.Observe; o != nil {
+				targets[fleet.ConsumerKey{Account: o.Account, Stream: o.Stream, Consumer: o.Consumer}] = rev.Split.Name + "/" + t.Name
+			}
+		}
+	}
+	return targets
+}
+
+func (s *Server) consumerSum(rows []consumerRow) string {
+	var pending uint64
+	sampled, folded := 0, 0
+	for _, r := range rows {
+		pending += r.Pending
+		if r.Sampled() {
+			sampled++
+		}
+		if r.Fold != nil {
+			folded++
+		}
+	}
+	sum := fmt.Sprintf("%s; %s messages wait; %s sampled.", count(len(rows), "consumer"), countWords(pending), plural(sampled, "is", "are"))
+	if folded > 0 {
+		sum += " " + plural(folded, "row sums", "rows sum") + " up short-lived ones."
+	}
+	return sum
+}
+
+// key is the prefix of its live keys.
+func (r *consumerRow) key() string { return htmlID("con", r.Entity().Key) }
 
 func figureCell(key, name, text string) templates.ListCell {
 	return templates.ListCell{Key: key + "/" + name, Text: text}
 }
 
-func (r *consumerRow) rateCell(name string, v float64) templates.ListCell {
+func (r *consumerRow) cell(name, text string) templates.ListCell {
+	return figureCell(r.key(), name, text)
+}
+
+// perSecond is a rate in words, if it is measured.
+func (r *consumerRow) perSecond(v float64) string {
 	if !r.known {
-		return figureCell(r.key, name, none)
+		return none
 	}
-	return figureCell(r.key, name, figure(v, "msg/s"))
+	return figure(v, "msg/s")
 }
 
 func (s *Server) consumerList() listing[consumerRow] {
@@ -77,7 +163,7 @@ func (s *Server) consumerList() listing[consumerRow] {
 		cols: []listCol[consumerRow]{
 			{key: "name", label: "Consumer", by: func(a, b *consumerRow) int { return strings.Compare(a.Consumer.Consumer, b.Consumer.Consumer) },
 				cell: func(r *consumerRow) templates.ListCell {
-					return templates.ListCell{Text: r.Consumer.Consumer, URL: consumerURL(r.ConsumerKey)}
+					return templates.ListCell{Text: r.Consumer.Consumer, URL: consumerURL(r.ConsumerKey), Small: foldWords(r.Consumer)}
 				}},
 			{key: "stream", label: "Stream", by: func(a, b *consumerRow) int {
 				return cmp.Or(strings.Compare(a.Account, b.Account), strings.Compare(a.Stream, b.Stream))
@@ -90,19 +176,19 @@ func (s *Server) consumerList() listing[consumerRow] {
 				return templates.ListCell{Text: word, Tone: tone}
 			}},
 			{key: "pending", label: "Pending", right: true, down: true, by: func(a, b *consumerRow) int { return cmp.Compare(a.Pending, b.Pending) },
-				cell: func(r *consumerRow) templates.ListCell { return figureCell(r.key, "pending", countWords(r.Pending)) }},
+				cell: func(r *consumerRow) templates.ListCell { return r.cell("pending", countWords(r.Pending)) }},
 			{key: "ack_pending", label: "In flight", right: true, down: true, by: func(a, b *consumerRow) int { return cmp.Compare(a.AckPending, b.AckPending) },
 				cell: func(r *consumerRow) templates.ListCell {
-					return figureCell(r.key, "inflight", countWords(uint64(max(r.AckPending, 0))))
+					return r.cell("inflight", countWords(uint64(max(r.AckPending, 0))))
 				}},
 			{key: "redelivered", label: "Redelivered", right: true, down: true, by: func(a, b *consumerRow) int { return cmp.Compare(a.Redelivered, b.Redelivered) },
 				cell: func(r *consumerRow) templates.ListCell {
-					return figureCell(r.key, "redelivered", countWords(uint64(max(r.Redelivered, 0))))
+					return r.cell("redelivered", countWords(uint64(max(r.Redelivered, 0))))
 				}},
 			{key: "arrived", label: "Arrived msg/s", right: true, down: true, by: by(func(r *consumerRow) float64 { return r.rate.Arrived }),
-				cell: func(r *consumerRow) templates.ListCell { return r.rateCell("arrived", r.rate.Arrived) }},
+				cell: func(r *consumerRow) templates.ListCell { return r.cell("arrived", r.perSecond(r.rate.Arrived)) }},
 			{key: "acked", label: "Settled msg/s", right: true, down: true, by: by(func(r *consumerRow) float64 { return r.rate.Acked }),
-				cell: func(r *consumerRow) templates.ListCell { return r.rateCell("acked", r.rate.Acked) }},
+				cell: func(r *consumerRow) templates.ListCell { return r.cell("acked", r.perSecond(r.rate.Acked)) }},
 			{key: "leader", label: "Leader", by: func(a, b *consumerRow) int { return strings.Compare(a.Leader, b.Leader) },
 				cell: func(r *consumerRow) templates.ListCell {
 					if r.Leader == "" {
@@ -123,97 +209,15 @@ func sampledText(c *fleet.Consumer) string {
 	return strings.TrimSuffix(c.SampleFreq, "%") + " %"
 }
 
-var consumerOwn = []string{"account", "stream", "server"}
-
-// consumers are those that the arguments leave, by name.
-func (s *Server) consumers(a listArgs) []consumerRow {
-	snap, rates := s.Metrics.Latest(), s.Metrics.Rates()
-	account, stream, server := a.rest.Get("account"), a.rest.Get("stream"), a.rest.Get("server")
-	rows := make([]consumerRow, 0, len(snap.Consumers))
-	for i := range snap.Consumers {
-		c := &snap.Consumers[i]
-		if account != "" && c.Account != account || stream != "" && c.Stream != stream || server != "" && c.Leader != server {
-			continue
-		}
-		rate, known := rates.Consumers[c.ConsumerKey]
-		rows = append(rows, consumerRow{Consumer: c, rate: rate, known: known})
+// foldWords says what a row of short-lived consumers stands for; "" for any other.
+func foldWords(c *fleet.Consumer) string {
+	if c.Fold == nil {
+		return ""
 	}
-	slices.SortFunc(rows, func(a, b consumerRow) int {
-		return cmp.Or(strings.Compare(a.Account, b.Account), strings.Compare(a.Stream, b.Stream), strings.Compare(a.Consumer.Consumer, b.Consumer.Consumer))
-	})
-	return rows
-}
-
-func (s *Server) consumerTable(l listing[consumerRow], a listArgs) (t templates.ListTable, sub string) {
-	all := s.consumers(a)
-	for i := range all {
-		all[i].key = htmlID("con", all[i].Entity().Key)
+	if c.Fold.Count == 0 {
+		return "short-lived"
 	}
-	t = l.table(l.pick(all, a), a)
-	t.Label, t.Icon, t.Empty, t.EmptyText = "Consumers", navConsumers, "No consumers", "Nothing was seen that reads from a stream."
-	if a.filtered() {
-		t.EmptyText = "No consumer fits the filter."
-	}
-	var pending uint64
-	sampled := 0
-	for _, r := range all {
-		pending += r.Pending
-		if r.Sampled() {
-			sampled++
-		}
-	}
-	return t, fmt.Sprintf("%s; %s messages wait; %s sampled.", count(len(all), "consumer"), countWords(pending), plural(sampled, "is", "are"))
-}
-
-func (s *Server) listConsumers(c echo.Context) error {
-	l := s.consumerList()
-	a, err := l.args(c.QueryParams(), consumerOwn...)
-	if err != nil {
-		return err
-	}
-	if format(c) != "" {
-		all := s.consumers(a)
-		return s.exportConsumers(c, "consumers", l.pick(all, a))
-	}
-	t, sub := s.consumerTable(l, a)
-	v := l.page("consumers", "Consumers", a, t)
-	v.Sub, v.Placeholder = sub, "consumer, stream or account"
-	for _, name := range []string{"account", "server"} {
-		fl := templates.ListFilter{Name: name, Label: strings.ToUpper(name[:1]) + name[1:], All: "all", Value: a.rest.Get(name)}
-		seen := map[string]bool{}
-		for _, con := range s.Metrics.Latest().Consumers {
-			value := con.Account
-			if name == "server" {
-				value = con.Leader
-			}
-			if value != "" && !seen[value] {
-				seen[value] = true
-				fl.Options = append(fl.Options, templates.Option{Value: value, Label: value})
-			}
-		}
-		slices.SortFunc(fl.Options, func(a, b templates.Option) int { return strings.Compare(a.Value, b.Value) })
-		v.Filters = append(v.Filters, fl)
-	}
-	if st := a.rest.Get("stream"); st != "" {
-		v.Keep = append(v.Keep, templates.Hidden{Name: "stream", Value: st})
-		v.Title = "Consumers of " + st
-	}
-	f := follow(s.frame(c, v.Title, navConsumers), listTopic(topicConsumers, a))
-	return show(c, templates.ListPage(f, v), templates.ListRows(v.Table))
-}
-
-func (s *Server) consumersTopic(_ context.Context, arg string) (update, error) {
-	q, err := url.ParseQuery(arg)
-	if err != nil {
-		return update{}, fmt.Errorf("read the list's URL: %w", err)
-	}
-	l := s.consumerList()
-	a, err := l.args(q, consumerOwn...)
-	if err != nil {
-		return update{}, err
-	}
-	t, sub := s.consumerTable(l, a)
-	return listUpdate("consumers", sub, t), nil
+	return count(c.Fold.Count, "short-lived consumer")
 }
 
 // consumerOfPath finds the consumer that a path names.
@@ -241,14 +245,18 @@ func (s *Server) consumer(k fleet.ConsumerKey) *fleet.Consumer {
 	return consumerNamed(s.Metrics.Latest(), k)
 }
 
+func (s *Server) consumerRow(con *fleet.Consumer) consumerRow {
+	return rowOf(con, s.Metrics.Rates(), s.observed())
+}
+
 func (s *Server) showConsumer(c echo.Context) error {
 	_, con, err := s.consumerOfPath(c)
 	if err != nil {
 		return err
 	}
 	if format(c) != "" {
-		rate, known := s.Metrics.Rates().Consumers[con.ConsumerKey]
-		return s.exportConsumers(c, "consumer-"+con.Consumer, []*consumerRow{{Consumer: con, rate: rate, known: known}})
+		row := s.consumerRow(con)
+		return s.exportDocs(c, "consumer-"+con.Consumer, consumerDoc{}, []any{s.consumerLine(&row)})
 	}
 	return s.answerConsumer(c, http.StatusOK, con, templates.MeasureForm{})
 }
@@ -297,15 +305,14 @@ func (s *Server) answerConsumer(c echo.Context, status int, con *fleet.Consumer,
 }
 
 func (s *Server) consumerKPIs(con *fleet.Consumer) []templates.KPI {
-	r := &consumerRow{Consumer: con}
-	r.rate, r.known = s.Metrics.Rates().Consumers[con.ConsumerKey]
+	r := s.consumerRow(con)
 	return []templates.KPI{
 		{Key: "con/pending", Label: "Pending", Value: countWords(con.Pending), Unit: "msgs"},
 		{Key: "con/inflight", Label: "In flight", Value: countWords(uint64(max(con.AckPending, 0))), Unit: "msgs"},
 		{Key: "con/redelivered", Label: "Outstanding redeliveries", Value: countWords(uint64(max(con.Redelivered, 0))), Unit: "msgs"},
-		{Key: "con/arrived", Label: "Arrived", Value: r.rateCell("", r.rate.Arrived).Text, Unit: "msg/s"},
-		{Key: "con/delivered", Label: "Delivered", Value: r.rateCell("", r.rate.Delivered).Text, Unit: "msg/s"},
-		{Key: "con/acked", Label: "Settled", Value: r.rateCell("", r.rate.Acked).Text, Unit: "msg/s"},
+		{Key: "con/arrived", Label: "Arrived", Value: r.perSecond(r.rate.Arrived), Unit: "msg/s"},
+		{Key: "con/delivered", Label: "Delivered", Value: r.perSecond(r.rate.Delivered), Unit: "msg/s"},
+		{Key: "con/acked", Label: "Settled", Value: r.perSecond(r.rate.Acked), Unit: "msg/s"},
 	}
 }
 
@@ -531,7 +538,7 @@ func (s *Server) consumerWaitingChart(ctx context.Context, a chartArgs) (chart, 
 	return s.consumerColumns(ctx, a, c, [2]string{"waiting", fleet.ColWaiting})
 }
 
-// consumerDoc is a consumer as JSON; rates are per second.
+// consumerDoc is a consumer as a row of the exports; rates are per second.
 type consumerDoc struct {
 	Account     string       `json:"account"`
 	Stream      string       `json:"stream"`
@@ -550,35 +557,28 @@ type consumerDoc struct {
 	Paused      bool         `json:"paused"`
 	Misfit      string       `json:"samples_misfit,omitempty"` // why they cannot all be the servers' own
 	Target      string       `json:"target,omitempty"`         // split/target that is measured here
+	State       string       `json:"state"`
+	Subjects    []string     `json:"subjects"`
+	Pattern     string       `json:"fold_pattern,omitempty"` // set: a row of many short-lived consumers
+	Members     int          `json:"fold_now,omitempty"`
+	Seen        uint64       `json:"fold_seen,omitempty"`
 	At          time.Time    `json:"measured_at"`
 	Source      fleet.Source `json:"source"`
 }
 
-func (s *Server) exportConsumers(c echo.Context, name string, rows []*consumerRow) error {
-	targets := map[fleet.ConsumerKey]string{}
-	for _, rev := range s.Control.Splits() {
-		for _, t := range rev.Split.Targets {
-			if k, ok := s.consumerOf(t); ok {
-				targets[k] = rev.Split.Name + "/" + t.Name
-			}
-		}
+func (s *Server) consumerLine(r *consumerRow) consumerDoc {
+	k := r.Consumer
+	if k == nil {
+		return consumerDoc{}
 	}
-	docs := make([]consumerDoc, len(rows))
-	for i, k := range rows {
-		docs[i] = consumerDoc{
-			Account: k.Account, Stream: k.Stream, Consumer: k.Consumer.Consumer, Leader: k.Leader, Pending: k.Pending, AckPending: k.AckPending, Redelivered: k.Redelivered, Waiting: k.Waiting,
-			Arrived: k.rate.Arrived, Delivered: k.rate.Delivered, Acked: k.rate.Acked, MaxPending: k.MaxAckPending, AckWaitMS: inMS(k.AckWait), Sampled: k.SampleFreq, Paused: k.Paused, Misfit: k.Misfit,
-			Target: targets[k.ConsumerKey], At: k.At.UTC(), Source: k.Source,
-		}
+	_, state := s.consumerState(k)
+	d := consumerDoc{
+		Account: k.Account, Stream: k.Stream, Consumer: k.Consumer, Leader: k.Leader, Pending: k.Pending, AckPending: k.AckPending, Redelivered: k.Redelivered, Waiting: k.Waiting,
+		Arrived: r.rate.Arrived, Delivered: r.rate.Delivered, Acked: r.rate.Acked, MaxPending: k.MaxAckPending, AckWaitMS: inMS(k.AckWait), Sampled: k.SampleFreq, Paused: k.Paused, Misfit: k.Misfit,
+		Target: r.target, State: state, Subjects: k.FilterSubjects, At: k.At.UTC(), Source: k.Source,
 	}
-	cols := []string{"account", "stream", "consumer", "leader", "pending", "ack_pending", "redelivered", "waiting", "arrived_per_s", "delivered_per_s", "acked_per_s",
-		"max_ack_pending", "ack_wait_ms", "sample_freq", "paused", "samples_misfit", "target", "measured_at", "source"}
-	return s.export(c, name, cols, func(yield func([]any) bool) {
-		for _, d := range docs {
-			if !yield([]any{d.Account, d.Stream, d.Consumer, d.Leader, d.Pending, d.AckPending, d.Redelivered, d.Waiting, d.Arrived, d.Delivered, d.Acked,
-				d.MaxPending, d.AckWaitMS, d.Sampled, d.Paused, d.Misfit, d.Target, d.At, d.Source}) {
-				return
-			}
-		}
-	}, docs)
+	if f := k.Fold; f != nil {
+		d.Pattern, d.Members, d.Seen = f.Pattern, f.Count, f.Seen
+	}
+	return d
 }

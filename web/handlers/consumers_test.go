@@ -24,7 +24,7 @@ func TestConsumersList(t *testing.T) {
 	if got := text(st.get("/consumers?server=n1").id("consumers")); strings.Contains(got, "worker-east-1") || !strings.Contains(got, "worker-backup-1") {
 		t.Errorf("the filter by leader does not hold: %s", got)
 	}
-	st.get("/consumers?q=nobody").says("consumers", "No consumer fits the filter.")
+	st.get("/consumers?q=nobody").says("consumers", "None fits the filter.")
 	newSite(t, emptyWorld()).get("/consumers").status(200).says("consumers", "No consumers")
 }
 
@@ -97,7 +97,7 @@ func TestConsumersAreLive(t *testing.T) {
 	t.Parallel()
 	w := newWorld()
 	s := New(w.deps())
-	list, err := s.consumersTopic(t.Context(), "sort=-pending")
+	list, err := s.topics()["consumers"](t.Context(), "sort=-pending")
 	if err != nil {
 		t.Fatal(err)
 	}

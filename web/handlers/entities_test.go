@@ -200,21 +200,26 @@ func TestThingsAreLive(t *testing.T) {
 }
 
 // BenchmarkLists asks for the pages of a large system: 500 streams, 5,000
-// consumers.
+// consumers, 2,000 connections.
 func BenchmarkLists(b *testing.B) {
 	w := manyConsumers(5000)
 	for i := range 500 {
 		w.snap.Streams = append(w.snap.Streams, fleet.Stream{StreamKey: fleet.StreamKey{Account: "APP", Stream: fmt.Sprintf("S%d", i)}, Subjects: []string{"s.>"}, Replicas: 1, At: w.snap.TakenAt})
 	}
-	for i := range 500 {
+	for i := range 2000 {
 		w.snap.Conns = append(w.snap.Conns, fleet.Conn{Server: "Sn1", CID: uint64(i), Name: fmt.Sprintf("c%d", i), Account: "APP", Pending: int64(i), At: w.snap.TakenAt})
 	}
-	st := newSite(b, w)
-	for _, path := range []string{"/servers", "/streams", "/connections", "/accounts", "/servers/n1", "/streams/APP/S7", "/streams.csv"} {
+	h := New(w.deps()).Handler()
+	for _, path := range []string{"/servers", "/streams", "/connections", "/accounts", "/servers/n1", "/streams/APP/S7", "/streams.csv",
+		"/consumers", "/consumers?sort=-arrived", "/consumers.json", "/consumers.csv", "/connections?sort=-pending", "/connections.json"} {
 		b.Run(strings.ReplaceAll(path[1:], "/", "_"), func(b *testing.B) {
+			b.ReportAllocs()
 			for b.Loop() {
-				if code := st.get(path).Code; code != 200 {
-					b.Fatal(path, code)
+				rec, req := newRequest(path)
+				req.Header.Set("Accept-Encoding", "gzip") // as browsers ask
+				h.ServeHTTP(rec, req)
+				if rec.Code != 200 {
+					b.Fatal(path, rec.Code)
 				}
 			}
 		})

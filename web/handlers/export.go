@@ -49,12 +49,33 @@ func sendCSV(c echo.Context, at time.Time, name string, cols []string, rows iter
 	return writeCSV(c.Response(), cols, rows)
 }
 
+// sendJSON writes a list with one element on a line: to indent thousands of rows
+// takes longer than to encode them.
 func sendJSON(c echo.Context, at time.Time, name string, v any) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
-	enc.SetIndent("", " ")
-	if err := enc.Encode(v); err != nil {
-		return fmt.Errorf("encode %s as JSON: %w", name, err)
+	rows, isList := v.([]any)
+	if !isList {
+		enc.SetIndent("", " ")
+		rows = []any{v}
+	}
+	if isList {
+		b.WriteString("[\n")
+	}
+	for i, row := range rows {
+		if i > 0 {
+			b.Truncate(b.Len() - 1) // the line's end
+			b.WriteString(",\n")
+		}
+		if err := enc.Encode(row); err != nil {
+			return fmt.Errorf("encode %s as JSON: %w", name, err)
+		}
+		if i == 0 {
+			b.Grow(b.Len() * len(rows) * 5 / 4)
+		}
+	}
+	if isList {
+		b.WriteString("]\n")
 	}
 	h := c.Response().Header()
 	h.Set(echo.HeaderContentDisposition, `inline; filename="`+fileName(name, at, ".json")+`"`)
@@ -107,6 +128,17 @@ func csvCell(v any) string {
 		return ""
 	case string:
 		return defuse(v)
+	case int:
+		return strconv.Itoa(v)
+	case uint64:
+		return strconv.FormatUint(v, 10)
+	case bool:
+		return strconv.FormatBool(v)
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return ""
+		}
+		return strconv.FormatFloat(v, 'f', -1, 64)
 	case time.Time:
 		if v.IsZero() {
 			return ""
@@ -140,12 +172,20 @@ func csvCell(v any) string {
 // what one of them wrote. The full-width forms are formulas in some locales.
 func defuse(s string) string {
 	s = strings.ToValidUTF8(s, "\uFFFD")
+	if s == "" || isPlain(s[0]) {
+		return s
+	}
 	for _, lead := range []string{"=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"} {
 		if strings.HasPrefix(s, lead) {
 			return "'" + s
 		}
 	}
 	return s
+}
+
+// isPlain tells bytes that begin no formula.
+func isPlain(b byte) bool {
+	return b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9'
 }
 
 // fileName makes a name that is safe in a header and on every file system.

@@ -41,13 +41,12 @@ const (
 	topicSplit       = "split" // split:NAME
 	topicSuggestions = "suggestions"
 	topicJournal     = "journal"
-	topicFindings    = "findings"  // findings:QUERY of the list's URL
-	topicConsumers   = "consumers" // consumers:QUERY of the list's URL
-	topicConsumer    = "consumer"  // consumer:QUERY that names it
-	topicServer      = "server"    // server:QUERY that names it
-	topicStream      = "stream"    // stream:QUERY that names it
-	topicAccount     = "account"   // account:QUERY that names it
-	topicService     = "service"   // service:QUERY that names it
+	topicFindings    = "findings" // findings:QUERY of the list's URL
+	topicConsumer    = "consumer" // consumer:QUERY that names it
+	topicServer      = "server"   // server:QUERY that names it
+	topicStream      = "stream"   // stream:QUERY that names it
+	topicAccount     = "account"  // account:QUERY that names it
+	topicService     = "service"  // service:QUERY that names it
 	topicCost        = "cost"
 )
 
@@ -85,7 +84,6 @@ func (s *Server) topics() map[string]topicFunc {
 		topicSuggestions: s.suggestionsTopic,
 		topicJournal:     s.journalTopic,
 		topicFindings:    s.findingsTopic,
-		topicConsumers:   s.consumersTopic,
 		topicConsumer:    s.consumerTopic,
 		topicServer:      s.serverTopic,
 		topicStream:      s.streamTopic,
@@ -95,6 +93,7 @@ func (s *Server) topics() map[string]topicFunc {
 
 		serverPages.id:        serverPages.topic(s),
 		streamPages.id:        streamPages.topic(s),
+		consumerPages.id:      consumerPages.topic(s),
 		connectionPages.id:    connectionPages.topic(s),
 		connectionSumPages.id: connectionSumPages.topic(s),
 		accountPages.id:       accountPages.topic(s),

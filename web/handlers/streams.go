@@ -280,7 +280,7 @@ func (s *Server) streamDetail(ctx context.Context, r *streamRow) (templates.Deta
 	if owner := ownerLimits(r.Limits); len(owner) > 0 {
 		v.Cards = append(v.Cards, templates.DetailCard{ID: id + "-limits", Title: "Its owner's limits", Sub: "from its metadata", Settings: owner})
 	}
-	v.Tables = append(v.Tables, s.consumersPart("str-consumers", k))
+	v.Tables = append(v.Tables, consumersOf(s, k))
 	var err error
 	v.Events, err = s.eventsOf(ctx, func(e *fleet.Event) bool {
 		return e.Entity == k.Entity().Key || e.Entity == k.Stream || strings.HasPrefix(e.Entity, k.Entity().Key+"/")
@@ -288,13 +288,11 @@ func (s *Server) streamDetail(ctx context.Context, r *streamRow) (templates.Deta
 	return v, err
 }
 
-// consumersPart are the stream's consumers, those with the most waiting first.
-func (s *Server) consumersPart(id string, k fleet.StreamKey) templates.DetailTable {
-	l := s.consumerList()
-	a := listArgs{page: 1, sort: "-pending", rest: url.Values{"account": {k.Account}, "stream": {k.Stream}}}
-	t, sub := s.consumerTable(l, a)
-	t.EmptyText = "Nothing reads from this stream."
-	return firstRows(id, "Consumers", sub, t, withQuery(l.path, a.query()))
+// consumersOf are the stream's consumers, those with the most waiting first.
+func consumersOf(s *Server, k fleet.StreamKey) templates.DetailTable {
+	t := consumerPages.part(s, "str-consumers", "Consumers", url.Values{"account": {k.Account}, "stream": {k.Stream}, "sort": {"-pending"}})
+	t.Table.EmptyText = "Nothing reads from this stream."
+	return t
 }
 
 // ofLimit is the share of a limit that is used up.
