@@ -216,6 +216,9 @@ type scratch struct {
 	v    []int64
 	cols [][]int64
 
+	cells    []cell
+	cellCols [][]cell
+
 	// What was asked of the blob before, and where it stood: mostly the next one
 	// has the same columns.
 	layout int64

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 )
 
 // cell is what one column did in one bucket of time, in the column's stored
@@ -97,7 +98,8 @@ func increaseOf(rate int64, over int32) (int64, bool) {
 //	              of the lowest and the highest rate the increase, and the time
 //	              it took less the pace; or sum and both rates as they are
 //
-// Version 1, which is still read, had the five fields as they are.
+// Version 1 had the five fields as they are; it was never released and is not
+// read any more.
 const cellsVersion = 2
 
 const (
@@ -237,12 +239,6 @@ func rateOver(inc, over int64) (int64, int32) {
 	return rateOf(inc, over), int32(over)
 }
 
-const cellFields = 5
-
-func (c *cell) field(i int) *int64 {
-	return [cellFields]*int64{&c.n, &c.min, &c.max, &c.sum, &c.covered}[i]
-}
-
 // sameField is the first column before col that has the same numbers of looks,
 // or the same times between them: mostly all that are counters, or are not.
 func sameField(cols [][]cell, col, field int) int {
@@ -264,12 +260,17 @@ func sameField(cols [][]cell, col, field int) int {
 
 // decodeCells reads the columns in want; a nil one was not recorded then.
 func decodeCells(data []byte, l layouts, want []column, start, step int64) ([][]cell, error) {
+	return decodeCellsIn(data, l, want, start, step, &scratch{})
+}
+
+// decodeCellsIn reads the columns in want. What it returns is overwritten by the
+// next call with the same room.
+func decodeCellsIn(data []byte, l layouts, want []column, start, step int64, room *scratch) ([][]cell, error) {
 	d := decoder{b: data}
-	version := d.byte()
-	if version != cellsVersion && version != 1 {
+	if d.byte() != cellsVersion {
 		return nil, errCorrupt
 	}
-	where, total, err := l.find(int64(d.uvarint()), want)
+	where, total, err := room.find(l, int64(d.uvarint()), want)
 	if err != nil {
 		return nil, err
 	}
@@ -277,30 +278,28 @@ func decodeCells(data []byte, l layouts, want []column, start, step int64) ([][]
 	if d.err != nil {
 		return nil, d.err
 	}
-	room := make([]int64, 2*n)
-	at, v := room[:n:n], room[n:]
+	room.v = room.v[:0]
+	at, v := room.take(n), room.take(n)
 	d.column(at)
-	cols := make([][]cell, len(want))
+	room.cells = slices.Grow(room.cells[:0], n*len(want))[:n*len(want)]
+	room.cellCols = slices.Grow(room.cellCols[:0], len(want))[:len(want)]
+	clear(room.cellCols)
+	cols := room.cellCols
 	all := d
 	err = readColumns(&d, where, total, func(d *decoder, i int) {
-		cells := make([]cell, n)
+		cells := room.cells[i*n : (i+1)*n : (i+1)*n]
 		for j := range cells {
-			cells[j].at = start + at[j]*step
+			cells[j] = cell{at: start + at[j]*step}
 		}
-		if version == 1 {
-			d.cellsV1(&all, total, cells, v)
-		} else {
-			d.cells(&all, total, cells, v)
-		}
+		d.cells(&all, total, cells, v, room.take(n))
 		cols[i] = cells
 	})
 	return cols, err
 }
 
 // cells reads a column; all stands before the lengths of the columns.
-func (d *decoder) cells(all *decoder, total int, cells []cell, v []int64) {
+func (d *decoder) cells(all *decoder, total int, cells []cell, v, n []int64) {
 	form := d.byte()
-	n := make([]int64, len(cells))
 	d.counts(all, total, n)
 	for i := range cells {
 		cells[i].n = n[i]
@@ -418,48 +417,6 @@ func (d *decoder) other(all *decoder, total int, read func(o *decoder)) {
 	err := readColumns(&from, []int{int(col)}, total, func(o *decoder, _ int) {
 		o.byte()
 		read(o)
-	})
-	if err != nil {
-		d.fail()
-	}
-}
-
-// cellsV1 reads a column of version 1.
-func (d *decoder) cellsV1(all *decoder, total int, cells []cell, v []int64) {
-	for field := range cellFields {
-		if len(d.b) > 0 && d.b[0] == formSame {
-			d.byte()
-			d.sameV1(all, total, d.varint(), field, v)
-		} else {
-			d.column(v)
-		}
-		for j := range cells {
-			*cells[j].field(field) = v[j]
-		}
-	}
-}
-
-// sameV1 fills out with a field of another column, which is not the same as that
-// of a third.
-func (d *decoder) sameV1(all *decoder, total int, col int64, field int, out []int64) {
-	if d.err != nil || col < 0 || col >= int64(total) {
-		d.fail()
-		return
-	}
-	from := *all
-	err := readColumns(&from, []int{int(col)}, total, func(d *decoder, _ int) {
-		for f := range field + 1 {
-			if len(d.b) > 0 && d.b[0] == formSame {
-				if f == field {
-					d.fail()
-					return
-				}
-				d.byte()
-				d.varint()
-				continue
-			}
-			d.column(out)
-		}
 	})
 	if err != nil {
 		d.fail()

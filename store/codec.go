@@ -329,6 +329,8 @@ func (d *decoder) unpack(out []int64) {
 	if d.err != nil {
 		return
 	}
+	// What follows may be read along: it is of the same row, and masked away.
+	b = b[:min(len(b)+8, cap(b))]
 	low := mask(w)
 	for i, bit := 0, uint(0); i < len(out); i, bit = i+1, bit+w {
 		at, shift := bit/8, bit%8

@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"sync"
 
 	"ballast/fleet"
 )
@@ -76,6 +77,11 @@ func (db *DB) rawBlobs(ctx context.Context, id, first, last int64, f func(slot i
 
 // blobsOf takes the keys as ",1,2,3".
 func (db *DB) blobsOf(ctx context.Context, table string, keys []byte, f func(slot int64, data []byte) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// Some rows are read at once: waiting for ctx meanwhile costs more.
+	ctx = context.WithoutCancel(ctx)
 	keys[0] = '['
 	keys = append(keys, ']')
 	query, err := db.metrics.reading(ctx, manySQL(table))
@@ -272,10 +278,19 @@ func (f *folder) fine(cells []cell) {
 	}
 }
 
+// rooms are used by one reader at a time, and again by the next.
+var rooms = sync.Pool{New: func() any { return &scratch{} }}
+
 // fold feeds one folder per column with what is known of an entity in [from,
 // to), from the given level (-1 is raw) as far as it is built, the rest from
 // the finer ones. from is a multiple of the level's step.
 func (db *DB) fold(ctx context.Context, id int64, cols []column, lvl int, from, to int64, built []int64, folders []*folder) error {
+	room := rooms.Get().(*scratch)
+	defer rooms.Put(room)
+	return db.foldIn(ctx, room, id, cols, lvl, from, to, built, folders)
+}
+
+func (db *DB) foldIn(ctx context.Context, room *scratch, id int64, cols []column, lvl int, from, to int64, built []int64, folders []*folder) error {
 	if from >= to {
 		return nil
 	}
@@ -283,8 +298,7 @@ func (db *DB) fold(ctx context.Context, id int64, cols []column, lvl int, from, 
 		for _, f := range folders {
 			f.from, f.to, f.any = from, to, false
 		}
-		var room scratch
-		return db.chunksIn(ctx, &room, id, cols, from, to, func(c chunk) error {
+		return db.chunksIn(ctx, room, id, cols, from, to, func(c chunk) error {
 			for i, f := range folders {
 				f.looks(c.at, c.cols[i], c.interval)
 			}
@@ -298,7 +312,7 @@ func (db *DB) fold(ctx context.Context, id int64, cols []column, lvl int, from, 
 			f.from, f.to = from, end
 		}
 		err := db.blobs(ctx, l.table, id, from/l.span, (end-1)/l.span, func(slot int64, data []byte) error {
-			got, err := decodeCells(data, db.layouts, cols, slot*l.span, l.step)
+			got, err := decodeCellsIn(data, db.layouts, cols, slot*l.span, l.step, room)
 			if err != nil {
 				return err
 			}
@@ -311,7 +325,7 @@ func (db *DB) fold(ctx context.Context, id int64, cols []column, lvl int, from, 
 			return err
 		}
 	}
-	return db.fold(ctx, id, cols, lvl-1, max(from, end), to, built, folders)
+	return db.foldIn(ctx, room, id, cols, lvl-1, max(from, end), to, built, folders)
 }
 
 // builtUntil reads how far each roll-up is built.

@@ -359,7 +359,7 @@ func (db *DB) foldPart(ctx context.Context, lvl int, part []folding, slots []int
 			}
 			e := &rest[0]
 			if lvl > 0 {
-				got, err := decodeCells(data, db.layouts, e.cols, slot*span, step)
+				got, err := decodeCellsIn(data, db.layouts, e.cols, slot*span, step, room)
 				if err != nil {
 					return err
 				}

@@ -124,7 +124,7 @@ func (db *DB) cells(ctx context.Context, name fleet.Entity, col column, lvl int,
 	var all []cell
 	var gaps []int64
 	for _, id := range ids {
-		f := &folder{counter: col.counter, step: step}
+		f := &folder{counter: col.counter, step: step, cells: make([]cell, 0, min((to-start)/step+2, maxPoints))}
 		if err := db.fold(ctx, id, []column{col}, lvl, start, to, built, []*folder{f}); err != nil {
 			return nil, nil, err
 		}
