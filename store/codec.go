@@ -63,15 +63,18 @@ func (e *encoder) append(b []byte, v []int64) []byte {
 		return binary.AppendUvarint(append(b, formConst), zig(v[0]))
 	}
 	sparse += varlen(zig(v[0])) + varlen(uint64(changes))
+	if sparse <= 4+n/8 {
+		// One bit for each value would take as much.
+		return appendSparse(b, v, changes)
+	}
 	mean := (v[n-1] - v[0]) / int64(n-1)
-	var frameBits, stepBits, driftBits [65]int
-	for i, x := range v {
-		frameBits[bits.Len64(uint64(x)-uint64(least))]++
-		if i > 0 {
-			step := x - v[i-1]
-			stepBits[bits.Len64(uint64(step)-uint64(leastStep))]++
-			driftBits[bits.Len64(zig(step-mean))]++
-		}
+	var frameBits, stepBits, driftBits [65]int32
+	frameBits[bits.Len64(uint64(v[0])-uint64(least))]++
+	for i := 1; i < n; i++ {
+		step := v[i] - v[i-1]
+		frameBits[bits.Len64(uint64(v[i])-uint64(least))]++
+		stepBits[bits.Len64(uint64(step)-uint64(leastStep))]++
+		driftBits[bits.Len64(zig(step-mean))]++
 	}
 	frameWidth, frame := width(&frameBits, n)
 	stepWidth, steps := width(&stepBits, n-1)
@@ -83,17 +86,7 @@ func (e *encoder) append(b []byte, v []int64) []byte {
 	e.rest = e.rest[:0]
 	switch min(sparse, frame, steps, drift) {
 	case sparse:
-		b = binary.AppendUvarint(append(b, formSparse), zig(v[0]))
-		b = binary.AppendUvarint(b, uint64(changes))
-		last = 0
-		for i := 1; i < n; i++ {
-			if step := v[i] - v[i-1]; step != 0 {
-				b = binary.AppendUvarint(b, uint64(i-last))
-				b = binary.AppendUvarint(b, zig(step))
-				last = i
-			}
-		}
-		return b
+		return appendSparse(b, v, changes)
 	case frame:
 		b = binary.AppendUvarint(append(b, formFrame), zig(least))
 		for _, x := range v {
@@ -117,10 +110,25 @@ func (e *encoder) append(b []byte, v []int64) []byte {
 	}
 }
 
+// appendSparse writes the first value and the changes.
+func appendSparse(b []byte, v []int64, changes int) []byte {
+	b = binary.AppendUvarint(append(b, formSparse), zig(v[0]))
+	b = binary.AppendUvarint(b, uint64(changes))
+	last := 0
+	for i := 1; i < len(v); i++ {
+		if step := v[i] - v[i-1]; step != 0 {
+			b = binary.AppendUvarint(b, uint64(i-last))
+			b = binary.AppendUvarint(b, zig(step))
+			last = i
+		}
+	}
+	return b
+}
+
 // width returns the number of bits with which n values take the fewest bytes,
 // and those bytes. A value with more bits is an exception: its high part is
 // written after the packed ones.
-func width(lens *[65]int, n int) (best uint, size int) {
+func width(lens *[65]int32, n int) (best uint, size int) {
 	size = 1 << 62
 	exceptions := 0
 	longest := 64
@@ -131,13 +139,16 @@ func width(lens *[65]int, n int) (best uint, size int) {
 		s := 1 + varlen(uint64(exceptions)) + (n*w+7)/8 + exceptions // a distance mostly takes one byte
 		if exceptions > 0 {
 			for l := w + 1; l <= longest; l++ {
-				s += lens[l] * ((l - w + 6) / 7)
+				s += int(lens[l]) * ((l - w + 6) / 7)
 			}
 		}
 		if s < size {
 			best, size = uint(w), s
 		}
-		exceptions += lens[w]
+		exceptions += int(lens[w])
+		if 2*exceptions >= size {
+			break // each takes two bytes at least
+		}
 	}
 	return best, size
 }
@@ -160,24 +171,23 @@ func pack(b []byte, u []uint64, w uint) []byte {
 		}
 	}
 	b = binary.AppendUvarint(append(b, byte(w)), uint64(exceptions))
-	var acc uint64 // bits not yet written, always fewer than 8 between values
+	b = slices.Grow(b, (len(u)*int(w)+7)/8)
+	var acc uint64 // bits not yet written, always fewer than 64 between values
 	var held uint
 	for _, x := range u {
 		x &= low
-		for left := w; left > 0; {
-			n := min(left, 64-held)
-			acc |= x << held
-			held += n
-			x >>= n
-			left -= n
-			for ; held >= 8; held -= 8 {
-				b = append(b, byte(acc))
-				acc >>= 8
-			}
+		acc |= x << held
+		if held+w >= 64 {
+			b = binary.LittleEndian.AppendUint64(b, acc)
+			acc = x >> (64 - held) // none, when held is 0
+			held += w - 64
+		} else {
+			held += w
 		}
 	}
-	if held > 0 {
+	for ; held > 0; held -= min(held, 8) {
 		b = append(b, byte(acc))
+		acc >>= 8
 	}
 	if exceptions > 0 {
 		last := 0

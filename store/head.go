@@ -106,16 +106,17 @@ func (db *DB) headFor(at int64) *head {
 	return db.open
 }
 
-// A tick row holds one round, compressed: version, 1 when it is not a
-// difference to the row before, then by kind: kind's column list, number of
-// entities, and of each the distance of its id to the one before, at - tick,
-// and the differences of its values.
-const tickVersion = 2 // in 1 the ids were not differences
+// A tick row holds one round: version, 1 when it is not a difference to the row
+// before, then by kind: kind's column list, number of entities, and of each at -
+// tick, one bit for each value, and the differences of those whose bit is set.
+// The lowest bit of the time is set when the id is not the next one; then the
+// distance of the ids follows. Compressing it gains little.
+const tickVersion = 3
 
 // encodeTick writes the rows that are recorded, which stand together by kind,
 // to tickRow. The caller holds put.
 func (db *DB) encodeTick(set *rowSet) {
-	b := append(db.tickRaw[:0], tickVersion, 0)
+	b := append(db.tickRow[:0], tickVersion, 0)
 	if !db.chained {
 		b[1] = 1
 	}
@@ -141,24 +142,34 @@ func (db *DB) encodeTick(set *rowSet) {
 			if e == nil {
 				continue
 			}
-			b = appendVarint(b, zig(e.id-last))
-			last = e.id
-			b = appendVarint(b, zig(r.at-set.taken))
-			v := set.values(r)
-			if e.chain == db.chainID {
-				for k, x := range v {
-					b = appendVarint(b, zig(x-e.last[k]))
-				}
-				continue
+			if time := zig(r.at-set.taken) << 1; e.id == last+1 {
+				b = appendVarint(b, time)
+			} else {
+				b = appendVarint(b, time|1)
+				b = appendVarint(b, zig(e.id-last))
 			}
-			e.chain = db.chainID
-			for _, x := range v {
-				b = appendVarint(b, zig(x))
+			last = e.id
+			// The values that differ, after one bit for each value.
+			v, bits := set.values(r), len(b)
+			for k := 0; k < len(v); k += 8 {
+				b = append(b, 0)
+			}
+			before := e.last
+			if e.chain != db.chainID {
+				e.chain, before = db.chainID, nil
+			}
+			for k, x := range v {
+				if before != nil {
+					x -= before[k]
+				}
+				if x != 0 {
+					b[bits+k/8] |= 1 << (k % 8)
+					b = appendVarint(b, zig(x))
+				}
 			}
 		}
 	}
-	db.tickRaw = b
-	db.tickRow = s2.Encode(db.tickRow[:cap(db.tickRow)], b)
+	db.tickRow = b
 }
 
 // appendVarint is binary.AppendUvarint with the short cut for small numbers.
@@ -189,13 +200,8 @@ func inflate(data []byte) ([]byte, error) {
 // decodeTick calls f with each look of a tick row; carried holds the values from
 // row to row, by entity.
 func (db *DB) decodeTick(data []byte, ts int64, carried map[int64][]int64, f func(layout, id, at int64, v []int64) error) error {
-	raw, err := inflate(data)
-	if err != nil {
-		return err
-	}
-	d := decoder{b: raw}
-	v := d.byte()
-	if v != tickVersion && v != 1 {
+	d := decoder{b: data}
+	if d.byte() != tickVersion {
 		return errCorrupt
 	}
 	if d.byte() == 1 {
@@ -209,19 +215,26 @@ func (db *DB) decodeTick(data []byte, ts int64, carried map[int64][]int64, f fun
 		}
 		id := int64(0)
 		for n := d.count(); n > 0; n-- {
-			if v == 1 {
-				id = int64(d.uvarint())
-			} else {
+			time := d.uvarint()
+			if time&1 == 1 {
 				id += d.varint()
+			} else {
+				id++
 			}
-			at := ts + d.varint()
+			at := ts + unzig(time>>1)
+			bits := d.bytes(uint64(len(names)+7) / 8)
+			if d.err != nil {
+				return d.err
+			}
 			last := carried[id]
 			if len(last) != len(names) {
 				last = make([]int64, len(names))
 				carried[id] = last
 			}
 			for i := range last {
-				last[i] += d.varint()
+				if bits[i/8]>>(i%8)&1 == 1 {
+					last[i] += d.varint()
+				}
 			}
 			if d.err != nil {
 				return d.err

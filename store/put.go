@@ -64,22 +64,25 @@ func (db *DB) PutSnapshot(ctx context.Context, s fleet.Snapshot) error {
 	} else {
 		db.chained = false // the row that would have been is not there to build on
 	}
+	rates, gap := newPresent(&s, set), gapAfter(db.intervalMS())
 	for i := range set.rows {
 		r := &set.rows[i]
 		if err != nil && added[r.ref] != nil {
 			r.known = nil // it was not added after all
 			continue
 		}
-		if r.e == nil {
-			continue
+		if r.e != nil {
+			v := set.values(r)
+			if h != nil {
+				h.add(r.e, r.at, v)
+			}
+			db.look(r.e, r.at, v)
 		}
-		v := set.values(r)
-		if h != nil {
-			h.add(r.e, r.at, v)
+		if r.known != nil {
+			rates.take(i, r.known, set.taken, gap)
 		}
-		db.look(r.e, r.at, v)
 	}
-	db.rates.Store(db.presentOf(&s, set))
+	db.rates.Store(rates)
 	if err != nil {
 		err = db.refused(fmt.Errorf("record snapshot: %w", err))
 	} else {

@@ -241,20 +241,19 @@ type rowRate struct {
 	v  [4]float64
 }
 
-// presentOf takes the rates. One older than two and a half rounds is left out:
-// it is not the present one. The caller holds mu.
-func (db *DB) presentOf(s *fleet.Snapshot, set *rowSet) *present {
-	p := &present{s: s, routes: set.routes, gateways: set.gateways, leafs: set.leafs,
-		accounts: set.accounts, streams: set.streams, consumers: set.consumers}
-	n := set.consumers + len(s.Consumers)
-	p.rows = make([]rowRate, n)
-	gap := gapAfter(db.intervalMS())
-	for i := range set.rows[:n] {
-		if e := set.rows[i].known; e != nil && e.rateAt != 0 && set.taken-e.rateAt <= gap {
-			p.rows[i] = rowRate{true, e.rate}
-		}
+// newPresent has no rates yet.
+func newPresent(s *fleet.Snapshot, set *rowSet) *present {
+	return &present{s: s, routes: set.routes, gateways: set.gateways, leafs: set.leafs,
+		accounts: set.accounts, streams: set.streams, consumers: set.consumers,
+		rows: make([]rowRate, set.consumers+len(s.Consumers))}
+}
+
+// take takes the rates of row i, which is the entity's. One older than two and a
+// half rounds is left out: it is not the present one. The caller holds mu.
+func (p *present) take(i int, e *entity, taken, gap int64) {
+	if i < len(p.rows) && e.rateAt != 0 && taken-e.rateAt <= gap {
+		p.rows[i] = rowRate{true, e.rate}
 	}
-	return p
 }
 
 // get makes the maps, once.

@@ -110,8 +110,7 @@ type DB struct {
 	putID   uint64
 	chainID uint64 // of the tick rows that build on each other
 	chained bool   // the next tick row is a difference to the one before
-	tickRaw []byte // memory that is used again
-	tickRow []byte
+	tickRow []byte // memory that is used again
 	served  served
 	clients admitted
 	taken   int64 // of the newest look, ms

@@ -1,0 +1,3 @@
+-- What was not sealed yet, in a form that was never released and is not read
+-- any more.
+DELETE FROM tick;
