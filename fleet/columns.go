@@ -29,11 +29,12 @@ const (
 	ColAPIErrors   = "js_api_errors" // (rate) those answered with an error, per second
 
 	// Stream.
-	ColMessages = "messages"
-	ColBytes    = "bytes"    // B
-	ColLastSeq  = "last_seq" // (rate) messages stored, msg/s
-	ColRemoved  = "removed"  // (rate) messages that are gone from its beginning, msg/s
-	ColSubjects = "subjects" // that messages are held of
+	ColMessages  = "messages"
+	ColBytes     = "bytes"    // B
+	ColLastSeq   = "last_seq" // (rate) messages stored, msg/s
+	ColRemoved   = "removed"  // (rate) messages that are gone from its beginning, msg/s
+	ColSubjects  = "subjects" // that messages are held of
+	ColConsumers = "consumers"
 
 	// Consumer. ColPending and ColInFlight are also known of a route (B waiting)
 	// and of workers.

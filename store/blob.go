@@ -116,6 +116,18 @@ func (b *block) column(dst []int64, col int) []int64 {
 	return dst
 }
 
+// value is what one column showed at one look.
+func (b *block) value(look, col int) int64 {
+	i := look*len(b.base) + col
+	switch {
+	case b.wide != nil:
+		return b.wide[i]
+	case b.small[i] == smallAbsent:
+		return absent
+	}
+	return b.base[col] + int64(b.small[i])
+}
+
 func (b *block) times(dst []int64) []int64 {
 	for _, t := range b.at {
 		dst = append(dst, b.start+int64(t))

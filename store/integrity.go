@@ -63,6 +63,7 @@ func (db *DB) resetMetrics() {
 	clear(db.entities)
 	clear(db.newest)
 	clear(db.attrs)
+	db.details = detailNotes{}
 	db.open, db.closing, db.sealed = nil, nil, 0
 	db.acks = newAckBuffer()
 }

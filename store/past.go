@@ -22,7 +22,7 @@ import (
 
 func serverAttrs(x fleet.Server) fleet.Server {
 	out := fleet.Server{ID: x.ID, Name: x.Name, Cluster: x.Cluster, Version: x.Version, Host: x.Host, Port: x.Port, URL: x.URL,
-		State: x.State, Start: x.Start, Source: x.Source, Cores: x.Cores, Tags: x.Tags}
+		State: x.State, Error: x.Error, Health: x.Health, Address: x.Address, Start: x.Start, Source: x.Source, Cores: x.Cores, Tags: x.Tags}
 	if j := x.JetStream; j != nil {
 		out.JetStream = &fleet.JetStream{Domain: j.Domain, MaxMemory: j.MaxMemory, MaxStore: j.MaxStore,
 			MetaLeader: j.MetaLeader, MetaSize: j.MetaSize, MetaReplicas: peers(j.MetaReplicas)}
@@ -194,8 +194,12 @@ func (db *DB) forgetAttrs(ctx context.Context) error {
 // past is one entity at a moment.
 type past struct {
 	*entity
-	at    int64   // of the look; 0: there was none
-	v     []int64 // as recorded; absent where nothing was
+	at int64   // of the look; 0: there was none
+	v  []int64 // as recorded; absent where nothing was
+
+	before int64   // of the look before
+	prior  []int64 // its figures
+
 	rate  []float64
 	rated bool
 	attrs []byte
@@ -251,12 +255,13 @@ type moment struct {
 }
 
 // SnapshotAt is the system as it was recorded at a moment: the newest look at
-// each thing that is not older than two minutes, with its rates, and its
-// attributes: of something new from its first look on, later changes to the
-// minute. Connections and services are not recorded. Where
-// single looks are no longer kept, gauges are means over the step that is, and
-// counters are 0; a Problem of the snapshot says so. A moment of which nothing
-// is known is a NotFound error.
+// each thing that is not older than two minutes (or than what it is looked at
+// less often by), with its rates, and its attributes: of something new from its
+// first look on, later changes to the minute. Lists, such as the busiest
+// connections, are as of the last minute or so, and each row says when it was
+// measured. Where single looks are no longer kept, gauges are means over the
+// step that is, and counters are 0; a Problem of the snapshot says so. A moment
+// of which nothing is known is a NotFound error.
 //
 // What it returns is shared and never changed.
 func (db *DB) SnapshotAt(ctx context.Context, t time.Time) (*fleet.Snapshot, *fleet.Rates, error) {
@@ -277,37 +282,17 @@ func (db *DB) snapshotAt(ctx context.Context, at int64) (*fleet.Snapshot, *fleet
 	if err != nil {
 		return nil, nil, err
 	}
-	found := 0
-	look := func(f func(*past) error) error {
-		for i := range all {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if err := f(&all[i]); err != nil {
-				return err
-			}
-			if all[i].at != 0 {
-				found++
-			}
-		}
-		return nil
-	}
-	if err := look(func(p *past) error { return db.rawAt(ctx, p, at) }); err != nil {
+	whole, err := db.rawAt(ctx, all, at)
+	if err != nil {
 		return nil, nil, err
 	}
-	step := int64(0)
-	if found == 0 {
-		built, err := db.builtUntil(ctx)
-		if err != nil {
-			return nil, nil, err
-		}
-		lvl := max(db.levelFor(at, minute), 0)
-		step = levels[lvl].step
-		if err := look(func(p *past) error { return db.meanAt(ctx, p, lvl, at, built) }); err != nil {
+	means, step := 0, int64(0)
+	if !whole {
+		if means, step, err = db.meansAt(ctx, all, at); err != nil {
 			return nil, nil, err
 		}
 	}
-	if found == 0 {
+	if !slices.ContainsFunc(all, func(p past) bool { return p.at != 0 }) {
 		return nil, nil, &fleet.Error{Kind: fleet.NotFound, Msg: "Nothing is recorded of that moment"}
 	}
 	if err := db.attrsAt(ctx, all, at); err != nil {
@@ -317,12 +302,42 @@ func (db *DB) snapshotAt(ctx context.Context, at int64) (*fleet.Snapshot, *fleet
 	if err != nil {
 		return nil, nil, err
 	}
-	if step > 0 {
+	known, err := db.detailsAt(ctx, s, at)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !known {
+		s.Expected = len(s.Servers)
+	}
+	if means > 0 {
 		s.Problems = append(s.Problems, fleet.Problem{Where: "store", Since: s.TakenAt,
 			What: fmt.Sprintf("Single looks of that time are no longer kept: figures are means over %s.", time.Duration(step)*time.Millisecond),
 			Hint: "Counters are not known, only their rates. Longer retention keeps single looks."})
 	}
+	sortPast(s)
 	return s, r, nil
+}
+
+// sortPast puts everything where it stood.
+func sortPast(s *fleet.Snapshot) {
+	slices.SortStableFunc(s.Servers, func(a, b fleet.Server) int {
+		return cmp.Or(strings.Compare(a.Cluster, b.Cluster), strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID))
+	})
+	slices.SortStableFunc(s.Routes, func(a, b fleet.Route) int {
+		return cmp.Or(strings.Compare(a.From, b.From), strings.Compare(a.To, b.To), strings.Compare(a.Account, b.Account))
+	})
+	slices.SortStableFunc(s.Gateways, func(a, b fleet.Gateway) int {
+		return cmp.Or(strings.Compare(a.From, b.From), strings.Compare(a.ToCluster, b.ToCluster))
+	})
+	slices.SortStableFunc(s.Leafs, func(a, b fleet.Leaf) int {
+		return cmp.Or(strings.Compare(a.Server, b.Server), strings.Compare(a.Name, b.Name), strings.Compare(a.Account, b.Account))
+	})
+	slices.SortStableFunc(s.Streams, func(a, b fleet.Stream) int {
+		return cmp.Or(strings.Compare(a.Account, b.Account), strings.Compare(a.StreamKey.Stream, b.StreamKey.Stream))
+	})
+	slices.SortStableFunc(s.Consumers, func(a, b fleet.Consumer) int {
+		return cmp.Or(strings.Compare(a.Account, b.Account), strings.Compare(a.Stream, b.Stream), strings.Compare(a.ConsumerKey.Consumer, b.ConsumerKey.Consumer))
+	})
 }
 
 // candidates are the lives that may have been there at the moment.
@@ -363,71 +378,247 @@ func (db *DB) candidates(ctx context.Context, at int64) ([]past, error) {
 
 const aliveAtSQL = "SELECT id, kind, name, epoch, first_ms FROM entity WHERE last_ms >= ?1 AND first_ms <= ?2"
 
-// rawAt finds the look at or before the moment, and the one before it.
-func (db *DB) rawAt(ctx context.Context, p *past, at int64) error {
-	var before int64
-	var prior []int64
-	err := db.chunks(ctx, p.id, p.cols, at-unit, at, func(c chunk) error {
-		for i, t := range c.at {
-			if t > at {
-				break
-			}
-			v := make([]int64, len(p.cols))
-			for j := range v {
-				v[j] = absent
-				if c.cols[j] != nil {
-					v[j] = c.cols[j][i]
-				}
-			}
-			before, prior = p.at, p.v
-			p.at, p.v = t, v
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if at-p.at > unit {
-		p.at = 0
-		return nil
-	}
-	if prior == nil || p.at-before > gapAfter(db.intervalMS()) {
-		return nil
-	}
-	p.rated, p.rate = true, make([]float64, len(p.cols))
-	for i, c := range p.cols {
-		if inc, ok := increase(prior[i], p.v[i]); ok && c.counter {
-			p.rate[i] = perSecond(inc, p.at-before)
-		}
-	}
-	return nil
-}
+// horizon is how old a look at a thing of the kind may be to count.
+func (db *DB) horizon(kind fleet.Kind) int64 { return max(unit, gapAfter(db.every(kind))) }
 
-// meanAt takes the cell in which the moment lies.
-func (db *DB) meanAt(ctx context.Context, p *past, lvl int, at int64, built []int64) error {
-	from := floor(at, levels[lvl].step)
-	folders := make([]*folder, len(p.cols))
-	for i, c := range p.cols {
-		folders[i] = &folder{counter: c.counter, step: levels[lvl].step}
+// rawAt finds of each the look at or before the moment, and the one before that.
+// It reports whether single looks are kept of all the time that counts.
+func (db *DB) rawAt(ctx context.Context, all []past, at int64) (whole bool, err error) {
+	inMemory, from := db.rawInMemory(all, at)
+	k, err := db.known(ctx)
+	if err != nil {
+		return false, err
 	}
-	if err := db.fold(ctx, p.id, p.cols, lvl, from, from+levels[lvl].step, built, folders); err != nil {
-		return err
+	if len(k.slots) > 0 {
+		from = min(from, k.slots[0]*unit)
 	}
-	p.v, p.rate = make([]int64, len(p.cols)), make([]float64, len(p.cols))
-	for i, f := range folders {
-		p.v[i] = absent
-		if len(f.cells) == 0 || f.cells[0].n == 0 {
+	var room scratch
+	for i, slot := range slices.Backward(k.slots) {
+		start := slot * unit
+		if start > at || inMemory[slot] {
 			continue
 		}
-		c := f.cells[0]
-		p.at = max(p.at, from)
-		if !f.counter {
-			p.v[i] = c.sum / c.n
-		} else if c.covered > 0 {
-			p.rate[i], p.rated = perSecond(c.sum, c.covered), true
+		keys, byKey := db.wanting(all, slot, at, min(start+maxUnits*unit, nextSlot(k.slots, i)))
+		if len(keys) == 0 {
+			break // of an older one still less is wanted
+		}
+		err := db.many(ctx, "raw", keys, func(key int64, data []byte) error {
+			p := byKey[key]
+			c, err := decodeBlockIn(data, db.layouts, p.cols, start, &room)
+			if err != nil {
+				return err
+			}
+			end, _ := slices.BinarySearch(c.at, at+1)
+			for j := end - 1; j >= 0 && !p.full(); j-- {
+				p.older(c.at[j], func(col int) int64 {
+					if c.cols[col] == nil {
+						return absent
+					}
+					return c.cols[col][j]
+				})
+			}
+			return nil
+		})
+		if err != nil {
+			return false, err
 		}
 	}
-	return nil
+	for i := range all {
+		p := &all[i]
+		if p.at == 0 || at-p.at > db.horizon(p.kind) {
+			p.at, p.v = 0, nil
+			continue
+		}
+		if p.prior == nil || p.at-p.before > gapAfter(db.every(p.kind)) {
+			continue
+		}
+		p.rated, p.rate = true, make([]float64, len(p.cols))
+		for j, c := range p.cols {
+			if inc, ok := increase(p.prior[j], p.v[j]); ok && c.counter {
+				p.rate[j] = perSecond(inc, p.at-p.before)
+			}
+		}
+	}
+	return from <= at-unit, nil
+}
+
+// nextSlot is where the slot after the one at i begins.
+func nextSlot(slots []int64, i int) int64 {
+	if i+1 < len(slots) {
+		return slots[i+1] * unit
+	}
+	return 1 << 62
+}
+
+// full reports whether both looks are known.
+func (p *past) full() bool { return p.prior != nil }
+
+// older takes the look before those that are known.
+func (p *past) older(at int64, value func(col int) int64) {
+	v := make([]int64, len(p.cols))
+	for i := range v {
+		v[i] = value(i)
+	}
+	switch {
+	case p.v == nil:
+		p.at, p.v = at, v
+	case at < p.at:
+		p.before, p.prior = at, v
+	}
+}
+
+// rawInMemory takes the looks that are not sealed; it returns the slots of them
+// and the beginning of the first.
+func (db *DB) rawInMemory(all []past, at int64) (slots map[int64]bool, from int64) {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	slots, from = map[int64]bool{}, int64(1<<62)
+	heads := slices.Clone(db.closing)
+	if db.open != nil {
+		heads = append(heads, db.open)
+	}
+	for _, h := range slices.Backward(heads) {
+		slots[h.start/unit] = true
+		from = min(from, h.start)
+		if h.start > at {
+			continue
+		}
+		for i := range all {
+			p := &all[i]
+			b := h.blocks[p.id]
+			if b == nil || p.full() {
+				continue
+			}
+			for j := len(b.at) - 1; j >= 0 && !p.full(); j-- {
+				if t := b.start + int64(b.at[j]); t <= at {
+					p.older(t, func(col int) int64 { return b.value(j, col) })
+				}
+			}
+			if p.v != nil && !p.full() && b.prior != nil && b.before > 0 {
+				p.older(b.before, func(col int) int64 { return b.prior[col] })
+			}
+		}
+	}
+	return slots, from
+}
+
+// wanting are the keys of the blobs, in a slot that ends at end, that may have a
+// look that is wanted, and whose they are.
+func (db *DB) wanting(all []past, slot, at, end int64) (keys []byte, byKey map[int64]*past) {
+	var ids []*past
+	for i := range all {
+		p := &all[i]
+		if p.full() || p.first >= end {
+			continue
+		}
+		reach := at - db.horizon(p.kind)
+		if p.v != nil {
+			reach = p.at - gapAfter(db.every(p.kind))
+		}
+		if end > reach && (p.v == nil || p.first < p.at) {
+			ids = append(ids, p)
+		}
+	}
+	return blobKeys(slot, ids)
+}
+
+// blobKeys are the keys of the things' blobs in a slot, in rising order, and
+// whose they are; none for none.
+func blobKeys(slot int64, of []*past) (keys []byte, byKey map[int64]*past) {
+	if len(of) == 0 {
+		return nil, nil
+	}
+	slices.SortFunc(of, func(a, b *past) int { return cmp.Compare(a.id, b.id) })
+	byKey = make(map[int64]*past, len(of))
+	keys = []byte{'['}
+	for i, p := range of {
+		k := slot<<entityBits | p.id
+		if i > 0 {
+			keys = append(keys, ',')
+		}
+		keys = strconv.AppendInt(keys, k, 10)
+		byKey[k] = p
+	}
+	return append(keys, ']'), byKey
+}
+
+// meansAt takes, of those of which no look was found, the cell in which the
+// moment lies. It returns for how many there was one, and its step.
+func (db *DB) meansAt(ctx context.Context, all []past, at int64) (found int, step int64, err error) {
+	built, err := db.builtUntil(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	lvl := max(db.levelFor(at, minute), 0)
+	l := levels[lvl]
+	if built[lvl] <= at {
+		return 0, l.step, nil // it is built of single looks, and there are none
+	}
+	// Of what is looked at less often than a cell is long, the cell before counts
+	// as well.
+	cell := floor(at, l.step)
+	for slot := cell / l.span; slot >= (cell-hour)/l.span; slot-- {
+		var ids []*past
+		for i := range all {
+			p := &all[i]
+			if p.at == 0 && (slot+1)*l.span > min(cell, at-db.horizon(p.kind)) {
+				ids = append(ids, p)
+			}
+		}
+		if len(ids) == 0 {
+			break
+		}
+		keys, byKey := blobKeys(slot, ids)
+		err := db.many(ctx, l.table, keys, func(k int64, data []byte) error {
+			p := byKey[k]
+			cols, err := decodeCells(data, db.layouts, p.cols, slot*l.span, l.step)
+			if err != nil {
+				return err
+			}
+			first := cell
+			if rounds[p.kind] > 1 {
+				first = min(cell, floor(at-db.horizon(p.kind), l.step))
+			}
+			p.mean(cols, first, cell)
+			if p.at != 0 {
+				found++
+			}
+			return nil
+		})
+		if err != nil {
+			return 0, 0, err
+		}
+	}
+	return found, l.step, nil
+}
+
+// mean takes the newest cell between two times.
+func (p *past) mean(cols [][]cell, first, last int64) {
+	at := int64(0)
+	for _, cells := range cols {
+		for _, c := range cells {
+			if c.n > 0 && c.at >= first && c.at <= last {
+				at = max(at, c.at)
+			}
+		}
+	}
+	if at == 0 {
+		return
+	}
+	p.at = at
+	p.v, p.rate = make([]int64, len(p.cols)), make([]float64, len(p.cols))
+	for i, cells := range cols {
+		p.v[i] = absent
+		for _, c := range cells {
+			switch {
+			case c.at != at || c.n == 0:
+			case !p.cols[i].counter:
+				p.v[i] = c.sum / c.n
+			case c.covered > 0:
+				p.rate[i], p.rated = perSecond(c.sum, c.covered), true
+			}
+		}
+	}
 }
 
 // attrsAt reads the attributes as noted up to the moment, or else the first
@@ -477,6 +668,7 @@ func assemble(all []past) (*fleet.Snapshot, *fleet.Rates, error) {
 	}
 	newest := int64(0)
 	ofStream := map[fleet.StreamKey]int{}
+	var uncounted []int // streams whose number of consumers was not recorded
 	for i := range all {
 		p := &all[i]
 		if i+1 < len(all) && all[i+1].entityRef.kind == p.kind && all[i+1].name == p.name && (all[i+1].at != 0 || p.at == 0) {
@@ -520,7 +712,8 @@ func assemble(all []past) (*fleet.Snapshot, *fleet.Rates, error) {
 				return nil, nil, err
 			}
 			x.At, x.RTT = at, time.Duration(p.get(fleet.ColRTT))*time.Microsecond
-			x.Pending, x.Conns = p.get(fleet.ColPending), int(p.get(fleet.ColConns))
+			x.Pending, x.Conns, x.Subs = p.get(fleet.ColPending), int(p.get(fleet.ColConns)), int(p.get(fleet.ColSubs))
+			x.Uptime = time.Duration(p.get(fleet.ColUptime)) * time.Millisecond
 			x.InMsgs, x.OutMsgs, x.InBytes, x.OutBytes = p.u64(fleet.ColInMsgs), p.u64(fleet.ColOutMsgs), p.u64(fleet.ColInBytes), p.u64(fleet.ColOutBytes)
 			s.Routes = append(s.Routes, x)
 			addLink(r.Routes, [2]string{x.From, x.To}, p)
@@ -540,6 +733,7 @@ func assemble(all []past) (*fleet.Snapshot, *fleet.Rates, error) {
 			}
 			x.At, x.RTT = at, time.Duration(p.get(fleet.ColRTT))*time.Microsecond
 			x.InMsgs, x.OutMsgs, x.InBytes, x.OutBytes = p.u64(fleet.ColInMsgs), p.u64(fleet.ColOutMsgs), p.u64(fleet.ColInBytes), p.u64(fleet.ColOutBytes)
+			x.Subs = int(p.get(fleet.ColSubs))
 			s.Leafs = append(s.Leafs, x)
 			addLink(r.Leafs, [2]string{x.Server, x.Name}, p)
 		case fleet.KindAccount:
@@ -549,6 +743,7 @@ func assemble(all []past) (*fleet.Snapshot, *fleet.Rates, error) {
 			}
 			x.At, x.Conns, x.Subs, x.Slow = at, int(p.get(fleet.ColConns)), int(p.get(fleet.ColSubs)), p.u64(fleet.ColSlow)
 			x.InMsgs, x.OutMsgs, x.InBytes, x.OutBytes = p.u64(fleet.ColInMsgs), p.u64(fleet.ColOutMsgs), p.u64(fleet.ColInBytes), p.u64(fleet.ColOutBytes)
+			x.Leafs = int(p.get(fleet.ColLeafs))
 			s.Accounts = append(s.Accounts, x)
 		case fleet.KindStream:
 			var x fleet.Stream
@@ -562,6 +757,15 @@ func assemble(all []past) (*fleet.Snapshot, *fleet.Rates, error) {
 			}
 			x.Limits = fleet.ThresholdsOf(x.Metadata)
 			x.At, x.Messages, x.Bytes, x.LastSeq = at, p.u64(fleet.ColMessages), p.u64(fleet.ColBytes), p.u64(fleet.ColLastSeq)
+			if gone, ok := p.has(fleet.ColRemoved); ok {
+				x.FirstSeq = uint64(max(gone+1, 0))
+			}
+			x.Distinct = int(p.get(fleet.ColSubjects))
+			if n, ok := p.has(fleet.ColConsumers); ok {
+				x.Consumers = int(n)
+			} else {
+				uncounted = append(uncounted, len(s.Streams))
+			}
 			s.Streams = append(s.Streams, x)
 			if p.rated {
 				r.Streams[x.StreamKey] = fleet.LinkRate{InMsgs: p.per(fleet.ColLastSeq)}
@@ -589,21 +793,20 @@ func assemble(all []past) (*fleet.Snapshot, *fleet.Rates, error) {
 			}
 		case fleet.KindWatch:
 			s.Cost = fleet.Cost{Requests: int(p.get(fleet.ColRequests)), Bytes: p.get(fleet.ColReadBytes), Took: time.Duration(p.get(fleet.ColTook)) * time.Microsecond}
-			for tier, cols := range [fleet.Tiers][2]string{
-				fleet.Fast: {fleet.ColBytesFast, fleet.ColCPUFast}, fleet.Normal: {fleet.ColBytesNormal, fleet.ColCPUNormal}, fleet.Slow: {fleet.ColBytesSlow, fleet.ColCPUSlow},
+			for tier, cols := range [fleet.Tiers][3]string{
+				fleet.Fast:   {fleet.ColBytesFast, fleet.ColCPUFast, fleet.ColRequestsFast},
+				fleet.Normal: {fleet.ColBytesNormal, fleet.ColCPUNormal, fleet.ColRequestsNormal},
+				fleet.Slow:   {fleet.ColBytesSlow, fleet.ColCPUSlow, fleet.ColRequestsSlow},
 			} {
-				s.Cost.By[tier] = fleet.TierCost{Bytes: p.get(cols[0]), ServerCPU: time.Duration(p.get(cols[1])) * time.Microsecond}
+				s.Cost.By[tier] = fleet.TierCost{Bytes: p.get(cols[0]), ServerCPU: time.Duration(p.get(cols[1])) * time.Microsecond, Requests: int(p.get(cols[2]))}
 			}
+			s.Intake = fleet.Intake{At: at, Every: 1, Counted: p.u64(fleet.ColCounted), Passed: p.u64(fleet.ColPassed), Dropped: p.u64(fleet.ColDropped), Waiting: int(p.get(fleet.ColQueued))}
 			s.Intake.PerSecond = float64(p.get(fleet.ColSamples)) / 10
 		}
 	}
-	for i := range s.Streams {
+	for _, i := range uncounted {
 		s.Streams[i].Consumers = ofStream[s.Streams[i].StreamKey]
 	}
-	slices.SortStableFunc(s.Servers, func(a, b fleet.Server) int {
-		return cmp.Or(strings.Compare(a.Cluster, b.Cluster), strings.Compare(a.Name, b.Name))
-	})
-	s.Expected = len(s.Servers)
 	s.TakenAt = fromMS(newest)
 	r.At = s.TakenAt
 	return s, r, nil

@@ -62,9 +62,7 @@ func TestSnapshotAt(t *testing.T) {
 			if got := s.Servers[0]; !reflect.DeepEqual(got, wantServer) {
 				t.Errorf("%s: look %d: server %+v, want %+v", what, i, got, wantServer)
 			}
-			wantStream := want.s.Streams[0]
-			wantStream.Consumers = 1 // counted
-			if !reflect.DeepEqual(s.Streams[0], wantStream) {
+			if wantStream := want.s.Streams[0]; !reflect.DeepEqual(s.Streams[0], wantStream) {
 				t.Errorf("%s: look %d: stream %+v, want %+v", what, i, s.Streams[0], wantStream)
 			}
 			if !reflect.DeepEqual(r, want.r) {
@@ -107,8 +105,11 @@ func TestSnapshotAtOldAndMissing(t *testing.T) {
 	start := c.now()
 	for i := range 8 * 360 {
 		s := look(c.add(10*time.Second), 10*i)
-		if i >= 7*360 {
-			s.Servers = nil
+		switch {
+		case i >= 7*360+300:
+			s.Servers = nil // nobody remembers it
+		case i >= 7*360:
+			s.Servers[0].State, s.Servers[0].Error, s.Servers[0].At = fleet.Unreachable, "It went", start.Add(7*time.Hour)
 		}
 		put(t, db, s)
 		if i%360 == 359 {
@@ -121,8 +122,12 @@ func TestSnapshotAtOldAndMissing(t *testing.T) {
 		}
 	}
 	s, _, err := db.SnapshotAt(t.Context(), c.now().Add(-30*time.Minute))
-	if err != nil || len(s.Servers) != 1 || s.Servers[0].State != fleet.Unreachable || s.Servers[0].Cluster != "" {
-		t.Errorf("a silent server: %+v, %v", s, err)
+	if err != nil || len(s.Servers) != 1 || s.Servers[0].State != fleet.Unreachable || s.Servers[0].Error != "It went" ||
+		!s.Servers[0].At.Equal(start.Add(7*time.Hour)) || s.Servers[0].Mem != 1<<20 {
+		t.Errorf("a silent server: %+v, %v", s.Servers, err)
+	}
+	if s, _, err = db.SnapshotAt(t.Context(), c.now().Add(-time.Minute)); err != nil || len(s.Servers) != 0 || len(s.Consumers) != 1 {
+		t.Errorf("a server that is gone: %+v, %v", s, err)
 	}
 	c.add(25 * time.Hour)
 	if err := db.maintain(t.Context()); err != nil {

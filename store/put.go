@@ -89,6 +89,10 @@ func (db *DB) PutSnapshot(ctx context.Context, s fleet.Snapshot) error {
 		db.clear(topicWrite)
 	}
 	s.Problems = slices.Concat(s.Problems, db.Problems())
+	if db.stirred(&s) {
+		db.born.Store(true)
+	}
+	db.noteRound(&s, set.taken)
 	db.latest.Store(&s)
 	return err
 }

@@ -25,6 +25,7 @@ func (db *DB) tables() []kept {
 		{"raw", unit, r.Raw},
 		{"h0", ackLevels[0].span, r.Acks10},
 		{"top", unit, r.Acks5},
+		{"detail", hour, r.Details},
 		{"r1", levels[0].span, r.Min1},
 		{"h1", ackLevels[1].span, r.Acks5},
 		{"r2", levels[1].span, r.Min10},
@@ -81,6 +82,7 @@ func (db *DB) dropOldest(ctx context.Context, t kept, before int64) (bool, error
 	if _, err := db.metrics.w.ExecContext(ctx, "DELETE FROM "+t.table+" WHERE k < ?", next); err != nil {
 		return false, fmt.Errorf("delete from %s: %w", t.table, err)
 	}
+	db.jobDone() // readers know which slots there are
 	return true, nil
 }
 

@@ -174,7 +174,7 @@ func (set *rowSet) fill(s *fleet.Snapshot) {
 	set.streams = len(set.rows)
 	for _, x := range s.Streams {
 		set.add(fleet.KindStream, key2(x.Account, x.StreamKey.Stream), epochOf(x.Created), x.At,
-			count(x.Messages), count(x.Bytes), count(x.LastSeq), count(x.FirstSeq)-1, int64(x.Distinct))
+			count(x.Messages), count(x.Bytes), count(x.LastSeq), count(x.FirstSeq)-1, int64(x.Distinct), int64(x.Consumers))
 	}
 	set.consumers = len(set.rows)
 	for _, x := range s.Consumers {

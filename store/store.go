@@ -43,14 +43,15 @@ type Options struct {
 // Retention says how long each level is kept. A level is kept at least as long
 // as the next coarser one needs to be built from it.
 type Retention struct {
-	Raw    time.Duration // every look; 24 h by default
-	Min1   time.Duration // 1 min; 14 days
-	Min10  time.Duration // 10 min; 90 days
-	Hour1  time.Duration // 1 h; 400 days
-	Acks10 time.Duration // latency of 10 s; 6 h
-	Acks5  time.Duration // of 5 min; 7 days
-	AcksH  time.Duration // of 1 h; 90 days
-	Events time.Duration // 90 days
+	Raw     time.Duration // every look; 24 h by default
+	Min1    time.Duration // 1 min; 14 days
+	Min10   time.Duration // 10 min; 90 days
+	Hour1   time.Duration // 1 h; 400 days
+	Acks10  time.Duration // latency of 10 s; 6 h
+	Acks5   time.Duration // of 5 min; 7 days
+	AcksH   time.Duration // of 1 h; 90 days
+	Events  time.Duration // 90 days
+	Details time.Duration // lists of a moment: connections, instances, queue groups; 14 days
 }
 
 const day = 24 * time.Hour
@@ -81,6 +82,7 @@ func (o Options) withDefaults() Options {
 		{&r.Acks5, 7 * day, 2 * day},
 		{&r.AcksH, 90 * day, day},
 		{&r.Events, 90 * day, time.Hour},
+		{&r.Details, 14 * day, 2 * time.Hour},
 	} {
 		if *d.v <= 0 {
 			*d.v = d.otherwise
@@ -135,10 +137,11 @@ type DB struct {
 	health   health
 	sound    atomic.Bool // metrics.db needs no check, or passed it
 
-	attrMu sync.Mutex       // guards attrs
-	attrs  map[int64][]byte // as noted last, by entity
-	born   atomic.Bool      // there are things whose attributes were not noted yet
-	moment atomic.Pointer[moment]
+	attrMu  sync.Mutex       // guards attrs
+	attrs   map[int64][]byte // as noted last, by entity
+	born    atomic.Bool      // there are things whose attributes were not noted yet
+	moment  atomic.Pointer[moment]
+	details detailNotes
 
 	generation atomic.Uint64 // of what the jobs wrote
 	knownNow   atomic.Pointer[known]
@@ -219,7 +222,7 @@ func (db *DB) Run(ctx context.Context) error {
 			}
 		}
 		if db.born.Swap(false) {
-			if err := db.noteAttrs(ctx); err != nil && ctx.Err() == nil {
+			if err := errors.Join(db.noteAttrs(ctx), db.noteDetails(ctx)); err != nil && ctx.Err() == nil {
 				db.born.Store(true)
 				db.log.ErrorContext(ctx, "noting what is new went wrong", "err", db.refused(err))
 			}
@@ -235,7 +238,7 @@ func (db *DB) Run(ctx context.Context) error {
 
 // maintain builds what can be built and drops what is too old or too much.
 func (db *DB) maintain(ctx context.Context) error {
-	return errors.Join(db.rollUp(ctx), db.rollUpAcks(ctx), db.noteAttrs(ctx), db.clean(ctx), db.forgetAttrs(ctx), db.cleanFindings(ctx, ms(db.o.Now())))
+	return errors.Join(db.rollUp(ctx), db.rollUpAcks(ctx), db.noteAttrs(ctx), db.noteDetails(ctx), db.clean(ctx), db.forgetAttrs(ctx), db.cleanFindings(ctx, ms(db.o.Now())))
 }
 
 // Close closes the files. What was put is on disk already.
