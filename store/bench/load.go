@@ -13,11 +13,11 @@ import (
 // them ×10), 40 % are slow, 30 % are idle. Looks have 0 to 7 ms of jitter.
 const (
 	consumers = 5000 // × 8 columns
-	streams   = 1000 // × 3
-	leafs     = 860  // × 5
-	routes    = 200  // × 7
-	accounts  = 100  // × 7
-	servers   = 50   // × 12
+	streams   = 1000 // × 5
+	leafs     = 241  // × 6
+	routes    = 200  // × 9
+	accounts  = 100  // × 8
+	servers   = 50   // × 19
 )
 
 type shape uint8
@@ -40,6 +40,7 @@ type value struct {
 type load struct {
 	rng    uint64
 	values []value
+	first  []int64 // of each stream, the sequence of its oldest message less one
 	jitter []int64 // by entity, ms
 	every  time.Duration
 	snaps  [2]fleet.Snapshot // used in turn: one that was handed over is not written to while it is the newest
@@ -50,11 +51,12 @@ type load struct {
 var (
 	trafficShapes  = []shape{counting, counting, bytes, bytes}
 	consumerShapes = []shape{counting, counting, noisy, noisy, calm, calm} // delivered, floor, in flight, pending, redelivered, waiting
-	streamShapes   = []shape{noisy, bytes, counting}
-	leafShapes     = append(append([]shape{}, trafficShapes...), noisy)
-	routeShapes    = append(append([]shape{}, trafficShapes...), noisy, calm, still)
-	accountShapes  = append(append([]shape{}, trafficShapes...), calm, calm, still)
-	serverShapes   = append(append([]shape{}, trafficShapes...), noisy, noisy, calm, calm, still, noisy, noisy, noisy)
+	streamShapes   = []shape{noisy, bytes, counting, calm}                 // messages at most, bytes, last sequence, subjects
+	leafShapes     = append(append([]shape{}, trafficShapes...), noisy, calm)
+	routeShapes    = append(append([]shape{}, trafficShapes...), noisy, calm, still, calm)
+	accountShapes  = append(append([]shape{}, trafficShapes...), calm, calm, still, still)
+	serverShapes   = append(append([]shape{}, trafficShapes...), noisy, noisy, calm, calm, still, noisy, noisy, noisy,
+		calm, calm, calm, noisy, counting, still, noisy)
 )
 
 func newLoad(seed uint64, every time.Duration) *load {
@@ -90,6 +92,7 @@ func newLoad(seed uint64, every time.Duration) *load {
 	add(routes, routeShapes)
 	add(accounts, accountShapes)
 	add(servers, serverShapes)
+	l.first = make([]int64, streams)
 	l.jitter = make([]int64, consumers+streams+leafs+routes+accounts+servers)
 	for i := range l.snaps {
 		l.snaps[i] = names()
@@ -139,6 +142,11 @@ func (l *load) step() {
 			}
 			s.v = int64(v)
 		}
+	}
+	// A stream holds its newest messages; what was removed does not come back.
+	for i := range l.first {
+		v := l.values[consumers*len(consumerShapes)+i*len(streamShapes):]
+		l.first[i] = max(l.first[i], v[2].v-v[0].v)
 	}
 	for i := range l.jitter {
 		l.jitter[i] = int64(l.next() % 8)
@@ -218,28 +226,34 @@ func (l *load) snapshot(at time.Time) fleet.Snapshot {
 	}
 	for i := range s.Streams {
 		x := &s.Streams[i]
-		x.At, x.Messages, x.Bytes, x.LastSeq = r.when(), r.u64(), r.u64(), r.u64()
+		x.At = r.when()
+		_, x.Bytes, x.LastSeq, x.Distinct = r.i64(), r.u64(), r.u64(), int(r.i64())
+		x.FirstSeq, x.Messages = uint64(l.first[i])+1, x.LastSeq-uint64(l.first[i])
 	}
 	for i := range s.Leafs {
 		x := &s.Leafs[i]
 		x.At, x.InMsgs, x.OutMsgs, x.InBytes, x.OutBytes = r.when(), r.u64(), r.u64(), r.u64(), r.u64()
-		x.RTT = time.Duration(r.i64()) * time.Microsecond
+		x.RTT, x.Subs = time.Duration(r.i64())*time.Microsecond, int(r.i64())
 	}
 	for i := range s.Routes {
 		x := &s.Routes[i]
 		x.At, x.InMsgs, x.OutMsgs, x.InBytes, x.OutBytes = r.when(), r.u64(), r.u64(), r.u64(), r.u64()
-		x.RTT, x.Pending, x.Conns = time.Duration(r.i64())*time.Microsecond, r.i64(), int(r.i64())
+		x.RTT, x.Pending, x.Conns, x.Subs = time.Duration(r.i64())*time.Microsecond, r.i64(), int(r.i64()), int(r.i64())
+		x.Uptime = x.At.Sub(born)
 	}
 	for i := range s.Accounts {
 		x := &s.Accounts[i]
 		x.At, x.InMsgs, x.OutMsgs, x.InBytes, x.OutBytes = r.when(), r.u64(), r.u64(), r.u64(), r.u64()
-		x.Conns, x.Subs, x.Slow = int(r.i64()), int(r.i64()), r.u64()
+		x.Conns, x.Subs, x.Slow, x.Leafs = int(r.i64()), int(r.i64()), r.u64(), int(r.i64())
 	}
 	for i := range s.Servers {
 		x := &s.Servers[i]
 		x.At, x.InMsgs, x.OutMsgs, x.InBytes, x.OutBytes = r.when(), r.u64(), r.u64(), r.u64(), r.u64()
 		x.CPU, x.Mem, x.Conns, x.Subs, x.SlowConsumers = float64(r.i64())/100, r.i64(), int(r.i64()), int(r.i64()), r.u64()
-		x.JetStream.Memory, x.JetStream.Store, x.RTT = r.u64(), r.u64(), time.Duration(r.i64())*time.Microsecond
+		j := x.JetStream
+		j.Memory, j.Store, x.RTT = r.u64(), r.u64(), time.Duration(r.i64())*time.Microsecond
+		x.Routes, j.Streams, j.Consumers, j.Messages, j.APITotal, j.APIErrors = int(r.i64()), int(r.i64()), int(r.i64()), r.u64(), r.u64(), r.u64()
+		x.Now = x.At.Add(time.Duration(r.i64()) * time.Microsecond)
 	}
 	return s
 }
@@ -257,15 +271,33 @@ func (l *load) columns(at time.Time, f func(series int, ms, v int64)) {
 			series++
 		}
 	}
-	for _, k := range []struct{ n, cols int }{{streams, 3}, {leafs, 5}, {routes, 7}, {accounts, 7}, {servers, 12}} {
+	some := func(v ...int64) {
+		for _, x := range v {
+			f(series, r.at.UnixMilli(), x)
+			series++
+		}
+	}
+	for i := range streams {
+		r.at = r.when()
+		_, size, last, subjects := r.i64(), r.i64(), r.i64(), r.i64()
+		some(last-l.first[i], size, last, l.first[i], subjects)
+		r.at = at
+	}
+	for _, k := range []struct {
+		n, values int
+		uptime    bool
+	}{{leafs, 6, false}, {routes, 8, true}, {accounts, 8, false}, {servers, 19, false}} {
 		for range k.n {
-			t := r.when().UnixMilli()
-			for range k.cols {
-				f(series, t, r.i64())
-				series++
+			r.at = r.when()
+			for range k.values {
+				some(r.i64())
 			}
+			if k.uptime {
+				some(r.at.Sub(born).Milliseconds())
+			}
+			r.at = at
 		}
 	}
 }
 
-const seriesCount = consumers*8 + streams*3 + leafs*5 + routes*7 + accounts*7 + servers*12
+const seriesCount = consumers*8 + streams*5 + leafs*6 + routes*9 + accounts*8 + servers*19
