@@ -6,56 +6,66 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"time"
 
 	"ballast/fleet"
 )
 
 // uniqueNames gives every server of a snapshot a name of its own: series, leaders
 // and pages go by names. NATS itself wants them unique in a cluster only, and
-// nothing keeps two servers outside of JetStream from having one name. The one
-// that had the name in the snapshot before keeps it.
+// nothing keeps two servers outside of JetStream from having one name. Whoever
+// had a name in the snapshot before keeps it as long as it runs, also when its
+// namesake is gone: its figures are not to go on in the other's series.
 func uniqueNames(all []seen, before *fleet.Snapshot) (names map[string]string, problems []fleet.Problem) {
-	had := map[string]string{} // name to ID
+	had := map[string]string{} // ID to name
 	if before != nil {
 		for i := range before.Servers {
-			had[before.Servers[i].Name] = before.Servers[i].ID
+			had[before.Servers[i].ID] = before.Servers[i].Name
 		}
 	}
 	byName := map[string][]*fleet.Server{}
+	running := map[serverKey]int{}
 	for _, s := range all {
 		srv := &s.look.server
 		byName[srv.Name] = append(byName[srv.Name], srv)
+		if s.alive {
+			running[keyOf(srv)]++
+		}
 	}
 	names = map[string]string{}
 	for name, group := range byName {
-		if len(group) == 1 {
-			continue
+		clusters := map[string]int{}
+		for _, s := range group {
+			clusters[s.Cluster]++
 		}
-		slices.SortFunc(group, func(a, b *fleet.Server) int {
+		own := func(s *fleet.Server) string {
+			if s.Cluster != "" && clusters[s.Cluster] == 1 {
+				return name + "@" + s.Cluster
+			}
+			return byID(name, s)
+		}
+		var plain []*fleet.Server
+		for _, s := range group {
+			if n := had[s.ID]; n == byID(name, s) || n != "" && n == name+"@"+s.Cluster {
+				names[s.ID] = n
+			} else {
+				plain = append(plain, s)
+			}
+		}
+		slices.SortFunc(plain, func(a, b *fleet.Server) int {
 			keeps := func(s *fleet.Server) int {
-				if had[name] == s.ID {
+				if had[s.ID] == name {
 					return 0
 				}
 				return 1
 			}
 			return cmp.Or(cmp.Compare(keeps(a), keeps(b)), cmp.Compare(a.Cluster, b.Cluster), a.Start.Compare(b.Start), cmp.Compare(a.ID, b.ID))
 		})
-		clusters := map[string]int{}
-		for _, s := range group {
-			clusters[s.Cluster]++
+		for _, s := range plain[min(1, len(plain)):] {
+			names[s.ID] = own(s)
 		}
-		for _, s := range group[1:] {
-			switch {
-			case clusters[s.Cluster] > 1:
-				names[s.ID] = name + "#" + clipped(s.ID, 8)
-			case s.Cluster != "":
-				names[s.ID] = name + "@" + s.Cluster
-			default:
-				names[s.ID] = name + "#" + clipped(s.ID, 8)
-			}
-		}
-		for cluster, n := range clusters {
-			if n > 1 {
+		for cluster := range clusters {
+			if n := running[serverKey{cluster, name}]; n > 1 {
 				where := ""
 				if cluster != "" {
 					where = " of cluster " + cluster
@@ -69,6 +79,22 @@ func uniqueNames(all []seen, before *fleet.Snapshot) (names map[string]string, p
 	}
 	return names, problems
 }
+
+// byID tells a server apart from others of its name and cluster.
+func byID(name string, s *fleet.Server) string { return name + "#" + clipped(s.ID, 8) }
+
+// ranBeside reports whether a server ran before another one of its name gave its
+// last answer: then it is not what that one became by a restart.
+func ranBeside(now, gone *fleet.Server) bool {
+	if now.Start.IsZero() || gone.At.IsZero() {
+		return false
+	}
+	began := now.Start.Add(now.At.Sub(now.Now)) // by our clock, as well as an answer's way allows
+	return began.Add(clockDoubt).Before(gone.At)
+}
+
+// clockDoubt is how far our reckoning of another clock may be off.
+const clockDoubt = 2 * time.Second
 
 // setAddresses says where clients reach each server: at the host that it
 // listens on or, when that is any, at the one that its neighbours see.

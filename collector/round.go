@@ -436,19 +436,20 @@ func (c *Collector) servers() []seen {
 		add(s)
 	}
 	// One that does not answer, under a name that another one answers to, is what
-	// that one was before its restart.
-	newest := map[serverKey]seen{}
+	// that one was before its restart, unless both ran at the same time.
+	became := func(s, o seen) bool {
+		now, gone := &o.look.server, &s.look.server
+		return keyOf(now) == keyOf(gone) && now.ID != gone.ID && (o.alive || now.At.After(gone.At)) && !ranBeside(now, gone)
+	}
+	byName := map[serverKey][]seen{}
 	for _, s := range byID {
 		k := keyOf(&s.look.server)
-		old, ok := newest[k]
-		if !ok || s.alive && !old.alive || s.alive == old.alive && s.look.server.At.After(old.look.server.At) {
-			newest[k] = s
-		}
+		byName[k] = append(byName[k], s)
 	}
 	out := make([]seen, 0, len(byID))
 	for _, s := range byID {
-		best := newest[keyOf(&s.look.server)]
-		if s.alive || !best.alive && best.look == s.look {
+		later := func(o seen) bool { return became(s, o) }
+		if s.alive || !slices.ContainsFunc(byName[keyOf(&s.look.server)], later) {
 			out = append(out, s)
 		}
 	}

@@ -11,7 +11,7 @@ const (
 	KindSystem  Kind = "system"      // all of it; its key is ""
 	KindCluster Kind = "cluster"     // by name
 	KindMeta    Kind = "meta group"  // JetStream's meta group, by JetStream domain
-	KindQueue   Kind = "queue group" // by "subject queue"
+	KindQueue   Kind = "queue group" // by "account/subject queue"
 	KindSplit   Kind = "split"       // by name
 	KindTarget  Kind = "target"      // by "split/target"
 )

@@ -50,7 +50,9 @@ type QueueMember struct {
 }
 
 // Entity names the group, as findings do.
-func (g QueueGroup) Entity() Entity { return Entity{KindQueue, g.Subject + " " + g.Queue} }
+func (g QueueGroup) Entity() Entity {
+	return Entity{KindQueue, g.Account + "/" + g.Subject + " " + g.Queue}
+}
 
 // QueuesCut says which queue groups are not in a snapshot.
 type QueuesCut struct {

@@ -319,7 +319,7 @@ func testServices(t *testing.T) {
 	// Only now: nats.go 1.55.0 answers $SRV while AddService still writes (a data race).
 	b := newRig(t, FindingsConfig{}, collector.Config{Monitor: []string{natstest.MonitorURL(srv)}, Conn: nc})
 	b.fires("SVC002", "billing")
-	b.fires("QUE001", "billing pool")
+	b.fires("QUE001", "APP/billing pool")
 	if err := first.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -338,7 +338,7 @@ func testServices(t *testing.T) {
 	b.fires("SVC001", "billing/"+id)
 	b.clears("SVC001", "billing/"+id)
 	b.clears("SVC002", "billing")
-	b.clears("QUE001", "billing pool")
+	b.clears("QUE001", "APP/billing pool")
 }
 
 func testReplication(t *testing.T) {

@@ -237,18 +237,18 @@ accounts {
 			}
 		}
 	}
-	if f := r.firesWhile("QUE001", "jobs.> crew", publish); !strings.Contains(f.Text, "member of half") {
+	if f := r.firesWhile("QUE001", "APP/jobs.> crew", publish); !strings.Contains(f.Text, "member of half") {
 		t.Errorf("it does not name the member: %s", f.Text)
 	}
 	without.Close()
-	r.clearsWhile("QUE001", "jobs.> crew", publish)
+	r.clearsWhile("QUE001", "APP/jobs.> crew", publish)
 
 	now := time.Now().Unix()
 	old := member("app", "orders", fmt.Sprintf("pool.%d.1", now-3600))
 	member("app", "orders", fmt.Sprintf("pool.%d.2", now))
-	r.fires("QUE001", "orders pool")
+	r.fires("QUE001", "APP/orders pool")
 	old.Close()
-	r.clears("QUE001", "orders pool")
+	r.clears("QUE001", "APP/orders pool")
 }
 
 // testForgedSamples has a client that sends what looks like the servers' samples.

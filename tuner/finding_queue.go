@@ -97,9 +97,9 @@ func checkMembers(in *inspection) {
 	told := map[string]bool{}
 	for i := range in.snap.Queues {
 		q := &in.snap.Queues[i]
-		told[q.Subject] = true
+		told[q.Account+"/"+q.Subject] = true
 		add(q.Queue, func() (string, string, string) {
-			return q.Subject, "subject " + q.Subject, about("nats server report connections --sort subs")
+			return q.Account + "/" + q.Subject, "subject " + q.Subject + " of account " + q.Account, about("nats server report connections --sort subs")
 		}, q.At, "", true)
 		in.without(q)
 	}
@@ -108,9 +108,9 @@ func checkMembers(in *inspection) {
 	for i := range in.snap.Services {
 		s := &in.snap.Services[i]
 		for j := range s.Endpoints {
-			if p := &s.Endpoints[j]; !told[p.Subject] {
+			if p := &s.Endpoints[j]; !told[s.Account+"/"+p.Subject] {
 				add(p.Queue, func() (string, string, string) {
-					return p.Subject, "service " + s.Name + ", subject " + p.Subject, about("nats micro info", s.Name)
+					return s.Account + "/" + p.Subject, "service " + s.Name + ", subject " + p.Subject, about("nats micro info", s.Name)
 				}, s.At, "", true)
 			}
 		}
@@ -151,7 +151,7 @@ func (in *inspection) without(q *fleet.QueueGroup) {
 	}
 	in.judge(e, q.At, len(stale) > 0, func() proof {
 		return proof{
-			text: fmt.Sprintf("Queue group %s of subject %s got %s msg/s, and %s of its %d none of them: %s.", q.Queue, q.Subject, number(q.Rate),
+			text: fmt.Sprintf("Queue group %s of subject %s in account %s got %s msg/s, and %s of its %d none of them: %s.", q.Queue, q.Subject, q.Account, number(q.Rate),
 				plural(len(stale), "member"), q.Total, list(stale[:min(len(stale), 5)])),
 			command:  about("nats server report connections --sort subs"),
 			evidence: figures(figure("members without messages", number(float64(len(stale))), "0", ""), figure("messages of the group", number(q.Rate)+" msg/s", "", "")),

@@ -235,6 +235,42 @@ func TestQueueArithmetic(t *testing.T) {
 	}
 }
 
+// One subject and queue in two accounts are two groups, each with its finding.
+func TestQueuesOfTwoAccounts(t *testing.T) {
+	t.Parallel()
+	f := NewFindings(FindingsConfig{})
+	for i := range 6 {
+		at := day0.Add(time.Duration(i) * time.Minute)
+		s := &fleet.Snapshot{TakenAt: at, Servers: []fleet.Server{{ID: "IDn1", Name: "n1", Cluster: "c", State: fleet.Healthy, At: at, Now: at, Start: day0.Add(-time.Hour), Cores: 2, Version: "2.15.2"}}}
+		for _, account := range []string{"A", "B"} {
+			one := crew(at, 31, 30, 0)
+			one.Account = account
+			s.Queues = append(s.Queues, one)
+			if account == "A" && i > 2 { // the one that is mended does not close the other's
+				s.Queues[len(s.Queues)-1] = crew(at, 31, 30, 30)
+			}
+			for _, start := range []string{"1700000000.1", "1700000100.2"} {
+				s.Queues = append(s.Queues, fleet.QueueGroup{Account: account, Subject: "s", Queue: "pool." + start, Total: 1, At: at})
+			}
+		}
+		f.Inspect(fleet.Look{At: at, Interval: time.Minute, Snapshot: s}, nil, nil)
+		want := []string{"A/jobs.> crew", "A/s pool", "B/jobs.> crew", "B/s pool"}
+		if i == 5 {
+			want = []string{"A/s pool", "B/jobs.> crew", "B/s pool"}
+		}
+		var got []string
+		for _, one := range f.Open() {
+			if one.Code == "QUE001" {
+				got = append(got, one.Entity.Key)
+			}
+		}
+		slices.Sort(got)
+		if (i == 2 || i == 5) && !slices.Equal(got, want) {
+			t.Errorf("look %d: QUE001 is open on %q, want %q", i, got, want)
+		}
+	}
+}
+
 // A row that sums up many consumers is judged by no check of consumers, however
 // bad its sums look, and hides nobody whom a split names.
 func TestFoldsAreNotJudged(t *testing.T) {
