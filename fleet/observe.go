@@ -140,6 +140,12 @@ type Latency struct {
 	Data   []LatencyPoint
 }
 
+// LatencyPart is the distribution of the ACK latencies of one step.
+type LatencyPart struct {
+	At     time.Time
+	Sketch *sketch.Sketch
+}
+
 // Rates are the present rates per second, derived by the store from the last
 // two looks; a counter that fell back is a restart, not a negative rate.
 type Rates struct {

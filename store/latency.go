@@ -33,14 +33,31 @@ func (db *DB) Latency(ctx context.Context, key fleet.ConsumerKey, r fleet.Range,
 	if err := checkRange(r, &points); err != nil {
 		return fleet.Latency{}, err
 	}
-	l, err := db.latency(ctx, key, r, points)
+	l, err := db.latency(ctx, key, r, points, func(int64, *sketch.Sketch) {})
 	if err != nil {
 		return fleet.Latency{}, fmt.Errorf("latency of %s: %w", key.Entity().Key, err)
 	}
 	return l, nil
 }
 
-func (db *DB) latency(ctx context.Context, key fleet.ConsumerKey, r fleet.Range, points int) (fleet.Latency, error) {
+// LatencyParts is Latency with the whole distribution of each step; steps without
+// samples have none.
+func (db *DB) LatencyParts(ctx context.Context, key fleet.ConsumerKey, r fleet.Range, points int) (fleet.Latency, []fleet.LatencyPart, error) {
+	if err := checkRange(r, &points); err != nil {
+		return fleet.Latency{}, nil, err
+	}
+	var parts []fleet.LatencyPart
+	l, err := db.latency(ctx, key, r, points, func(at int64, s *sketch.Sketch) {
+		parts = append(parts, fleet.LatencyPart{At: fromMS(at), Sketch: s.Clone()})
+	})
+	if err != nil {
+		return fleet.Latency{}, nil, fmt.Errorf("latency of %s in parts: %w", key.Entity().Key, err)
+	}
+	return l, parts, nil
+}
+
+// latency hands the distribution of each step to each, which may not keep it.
+func (db *DB) latency(ctx context.Context, key fleet.ConsumerKey, r fleet.Range, points int, each func(at int64, s *sketch.Sketch)) (fleet.Latency, error) {
 	out := fleet.Latency{ConsumerKey: key, Range: r, Source: fleet.AckSample}
 	from, to := ms(r.From), ms(r.To)
 	step := stepFor(to-from, points, ackLevels[0].step)
@@ -73,6 +90,7 @@ func (db *DB) latency(ctx context.Context, key fleet.ConsumerKey, r fleet.Range,
 		finish := func() {
 			if part.Count() > 0 {
 				out.Data = append(out.Data, latencyPoint(at, &part))
+				each(at, &part)
 				total.Merge(&part)
 				part.Reset()
 			}

@@ -298,6 +298,20 @@ func TestLatencyLevels(t *testing.T) {
 			if n != uint64(len(exact)) || gaps != 1 && tt.step < 2*time.Hour {
 				t.Errorf("%s, %d points: %d samples in the points and %d gaps", what, tt.points, n, gaps)
 			}
+			// The parts are the same distributions, whole.
+			again, parts, err := db.LatencyParts(t.Context(), eastKey, r, tt.points)
+			if err != nil || again.Step != tt.step || len(parts) != len(l.Data)-gaps {
+				t.Fatalf("%s, %d points: %d parts of %v, %v, want %d", what, tt.points, len(parts), again.Step, err, len(l.Data)-gaps)
+			}
+			sum := &sketch.Sketch{}
+			for _, p := range parts {
+				sum.Merge(p.Sketch)
+				i := slices.IndexFunc(l.Data, func(d fleet.LatencyPoint) bool { return d.N > 0 && d.At.Equal(p.At) })
+				if i < 0 || l.Data[i].N != p.Sketch.Count() || l.Data[i].P99 != p.Sketch.Quantile(.99) {
+					t.Errorf("%s, %d points: the part at %v has no point like it", what, tt.points, p.At)
+				}
+			}
+			checkQuantiles(t, what+" in parts", sum, exact)
 		}
 	}
 	check("running", db)

@@ -747,6 +747,9 @@ func (s *Server) getChart(c echo.Context) error {
 	default:
 		return echo.ErrNotFound
 	}
+	if id == heatID {
+		return s.getHeat(c, ext, a)
+	}
 	ch, err := s.chart(c.Request().Context(), id, a)
 	if err != nil {
 		return err
@@ -831,6 +834,6 @@ const plotStyle = `text{font:10.5px Inter,system-ui,sans-serif;fill:#667082}.ay{
 	`.ln{fill:none;stroke-width:1.5;stroke-linejoin:round}.dots{stroke-width:3;stroke-linecap:round}.dash{stroke-dasharray:4 3;opacity:.65}` +
 	`.mk path{stroke:#3f51d1;fill:none}.mk .flag{fill:#3f51d1}.mk text{fill:#fff;font-weight:600;text-anchor:middle}` +
 	`.ln-c-1{stroke:#1c66ad}.ln-c-2{stroke:#cf6410}.ln-c-3{stroke:#159470}.ln-c-4{stroke:#8a3a78}.ln-c-5{stroke:#857000}.ln-c-6{stroke:#5b5fc7}` +
-	`.ln-c-p50{stroke:#628fc2}.ln-c-p95{stroke:#2a62ab}.ln-c-p99{stroke:#8a2a8c}` +
+	`.ln-c-p50{stroke:#628fc2}.ln-c-p95{stroke:#2a62ab}.ln-c-p99{stroke:#8a2a8c}.ln-c-p999{stroke:#b01030}` +
 	`.fill-c-1{fill:#1c66ad}.fill-c-2{fill:#cf6410}.fill-c-3{fill:#159470}.fill-c-4{fill:#8a3a78}.fill-c-5{fill:#857000}.fill-c-6{fill:#5b5fc7}` +
-	`.fill-c-p50{fill:#628fc2}.fill-c-p95{fill:#2a62ab}.fill-c-p99{fill:#8a2a8c}`
+	`.fill-c-p50{fill:#628fc2}.fill-c-p95{fill:#2a62ab}.fill-c-p99{fill:#8a2a8c}.fill-c-p999{fill:#b01030}`

@@ -272,7 +272,13 @@ func (s *Server) answerConsumer(c echo.Context, status int, con *fleet.Consumer,
 		CSV: consumerURL(k) + ".csv", JSON: consumerURL(k) + ".json", Download: exportURL(k.Entity()), Measure: s.measureView(con, form)}
 	v.Status.Tone, v.Status.Word = s.consumerState(con)
 	v.KPIs, v.State = s.consumerKPIs(con), s.consumerFacts(con)
-	if v.Charts, err = s.charts(c.Request().Context(), chartArgs{consumer: k, span: span}, "consumer-latency", "consumer-rate", "consumer-pending", "consumer-inflight", "consumer-redelivered", "consumer-waiting"); err != nil {
+	args := chartArgs{consumer: k, span: span}
+	h, err := s.heat(c.Request().Context(), con, args)
+	if err != nil {
+		return err
+	}
+	v.Heat = h.view()
+	if v.Charts, err = s.charts(c.Request().Context(), args, "consumer-latency", "consumer-rate", "consumer-pending", "consumer-inflight", "consumer-redelivered", "consumer-waiting"); err != nil {
 		return err
 	}
 	limit := func(n int) string {
@@ -477,19 +483,22 @@ func (s *Server) stopMeasuring(c echo.Context) error {
 func (s *Server) consumerLatencyChart(ctx context.Context, a chartArgs) (chart, error) {
 	c := chart{title: "ACK latency", unit: "ms", hint: a.consumer.Consumer}
 	c.waitLimits(s.consumer(a.consumer))
-	lat, err := s.Metrics.Latency(ctx, a.consumer, a.span.Range, a.points)
+	lat, parts, err := s.Metrics.LatencyParts(ctx, a.consumer, a.span.Range, a.points)
 	if err != nil {
 		return chart{}, err
 	}
 	if lat.Source == fleet.Estimate {
 		l := latencyLine(lat, nil)
 		l.label, l.color = "mean (est.)", "c-p95"
-		c.lines, c.note = []line{l}, "Not sampled: the mean is estimated from rates and outstanding messages."
+		c.lines, c.note = []line{l}, "Not sampled: the mean is estimated from rates and outstanding messages (Little's law); a stuck message or bursts mislead it."
 		return c, nil
 	}
-	for _, q := range []string{"p50", "p95", "p99"} {
-		l := latencyLine(lat, quantiles[q])
-		l.label, l.color = q, "c-"+q
+	for _, q := range heatLines {
+		l := line{label: q.name, color: q.color, source: lat.Source, step: lat.Step, data: make([]sample, len(parts))}
+		for i, p := range parts {
+			v := inMS(p.Sketch.Quantile(q.q))
+			l.data[i] = sample{at: p.At, min: v, max: v, avg: v, n: p.Sketch.Count()}
+		}
 		c.lines = append(c.lines, l)
 	}
 	c.note = fmt.Sprintf("Measured by the servers; %.0f %% of the acknowledgements are sampled.", lat.Share*100)

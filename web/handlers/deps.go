@@ -19,6 +19,8 @@ type Metrics interface {
 	Rates() *fleet.Rates
 	Series(ctx context.Context, q fleet.SeriesQuery) (fleet.Series, error)
 	Latency(ctx context.Context, k fleet.ConsumerKey, r fleet.Range, points int) (fleet.Latency, error)
+	// LatencyParts is Latency with the whole distribution of each of its steps.
+	LatencyParts(ctx context.Context, k fleet.ConsumerKey, r fleet.Range, points int) (fleet.Latency, []fleet.LatencyPart, error)
 	// Observe measures the targets of a split over a range, in the split's order.
 	Observe(ctx context.Context, s traffic.Split, r fleet.Range) ([]traffic.Observation, error)
 	// Events are newest first.

@@ -402,6 +402,22 @@ func (w *world) Latency(_ context.Context, k fleet.ConsumerKey, r fleet.Range, p
 	return out, nil
 }
 
+func (w *world) LatencyParts(ctx context.Context, k fleet.ConsumerKey, r fleet.Range, points int) (fleet.Latency, []fleet.LatencyPart, error) {
+	lat, err := w.Latency(ctx, k, r, points)
+	if err != nil || lat.Source == fleet.Estimate {
+		return lat, nil, err
+	}
+	var parts []fleet.LatencyPart
+	for _, p := range lat.Data {
+		l := w.load[k.Consumer]
+		l.p50 = float64(p.P50) / float64(time.Millisecond)
+		if p.N > 0 {
+			parts = append(parts, fleet.LatencyPart{At: p.At, Sketch: logNormal(l, int(p.N))})
+		}
+	}
+	return lat, parts, nil
+}
+
 func ms(f float64) time.Duration { return time.Duration(f * float64(time.Millisecond)) }
 
 // logNormal puts n values at the quantiles of the distribution: no randomness.

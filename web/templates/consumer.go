@@ -6,6 +6,7 @@ type Consumer struct {
 	StreamURL   string
 	Status      Status
 	KPIs        []KPI
+	Heat        HeatView
 	Charts      []ChartView
 	Config      []Setting
 	State       []Setting
