@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"strings"
 	"sync/atomic"
@@ -87,6 +88,8 @@ func (a *acks) windows(at time.Time) []fleet.AckWindow {
 }
 
 func runStore(c config) (result, error) {
+	// As the console does: memory for computing time of which little is needed.
+	debug.SetGCPercent(50)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var now atomic.Int64
