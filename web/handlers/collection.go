@@ -24,7 +24,7 @@ type collection[T any] struct {
 	icon        string
 	none        string      // said when there is none at all
 	views       [][2]string // names and paths of the lists of the same things, this one among them
-	fleeting    bool        // only the present is known: it is not recorded
+	noted       bool        // of the past it is known to the minute
 	own         []string    // filters of its URL beside the name
 	list        func(*Server) listing[T]
 	rows        func(*Server, listArgs) []T // what its own filters leave, by name
@@ -97,13 +97,14 @@ func (l collection[T]) table(s *Server, list listing[T], a listArgs) (t template
 	t = list.table(list.pick(all, a), a)
 	t.Label, t.Icon, t.Empty, t.EmptyText = l.title, l.icon, "No "+strings.ToLower(l.title), l.none
 	switch {
-	case l.fleeting && !s.moment.IsZero():
-		t.EmptyText = "They are not recorded: only the present ones are known. Go back to now to see them."
-		return t, "Not recorded."
 	case a.filtered():
 		t.EmptyText = "None fits the filter."
 	}
-	return t, l.sub(s, all)
+	sub = l.sub(s, all)
+	if l.noted && !s.moment.IsZero() {
+		sub += " Of the past it is known as of the last full minute or so."
+	}
+	return t, sub
 }
 
 // part is the first rows of the list on another page, sorted as the URL of the

@@ -2,8 +2,11 @@ package handlers
 
 import (
 	"cmp"
+	"context"
 	"fmt"
+	"maps"
 	"net"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,7 +36,7 @@ type connRow struct {
 // all of them are counted.
 var connectionPages = collection[connRow]{
 	id: navConnections, title: "Connections", icon: navConnections, placeholder: "connection, account, user or address", none: "No connection was read yet.",
-	views: connectionViews, fleeting: true, own: []string{"server", "account"}, list: (*Server).connList, rows: (*Server).connRows, sub: (*Server).connSum,
+	views: connectionViews, noted: true, own: []string{"server", "account"}, list: (*Server).connList, rows: (*Server).connRows, sub: (*Server).connSum,
 	filters: func(s *Server, a listArgs) []templates.ListFilter {
 		all := s.connRows(listArgs{})
 		return []templates.ListFilter{
@@ -173,7 +176,7 @@ type connSumRow struct {
 
 var connectionSumPages = collection[connSumRow]{
 	id: "connection-sums", title: "Connections by server and account", icon: navConnections, placeholder: "server or account", none: "The connections were not counted yet.",
-	views: connectionViews, fleeting: true, list: (*Server).connSumList, rows: func(s *Server, _ listArgs) []connSumRow { return s.connSumRows() },
+	views: connectionViews, noted: true, list: (*Server).connSumList, rows: func(s *Server, _ listArgs) []connSumRow { return s.connSumRows() },
 	sub: func(s *Server, rows []connSumRow) string {
 		n := 0
 		for _, r := range rows {
@@ -220,11 +223,7 @@ func (s *Server) connSumRows() []connSumRow {
 
 // clientWords are the client libraries, the most used first.
 func clientWords(clients map[string]int) string {
-	var names []string
-	for n := range clients {
-		names = append(names, n)
-	}
-	slices.SortFunc(names, func(a, b string) int { return cmp.Or(cmp.Compare(clients[b], clients[a]), strings.Compare(a, b)) })
+	names := mostUsed(clients)
 	for i, n := range names {
 		names[i] = fmt.Sprintf("%s ×%d", n, clients[n])
 	}
@@ -260,8 +259,47 @@ func (s *Server) connSumList() listing[connSumRow] {
 			counted("in", "Messages in", func(r *connSumRow) uint64 { return r.InMsgs }),
 			counted("out", "Messages out", func(r *connSumRow) uint64 { return r.OutMsgs }),
 			{label: "Clients", cell: func(r *connSumRow) templates.ListCell {
-				return templates.ListCell{Text: cmp.Or(clientWords(r.Clients), none), Wrap: true}
+				return templates.ListCell{Text: cmp.Or(clientWords(r.Clients), none), URL: "/charts/clients", Wrap: true}
+			}},
+			{label: "Course", cell: func(r *connSumRow) templates.ListCell {
+				return templates.ListCell{Text: "chart", Tip: "Connections of " + r.Account + " to " + r.server + " over time",
+					URL: "/charts/connections?" + url.Values{"server": {r.server}, "account": {r.Account}}.Encode()}
 			}},
 		},
 	}
+}
+
+// connsEntity is an account's connections to a server.
+func connsEntity(a chartArgs) fleet.Entity { return fleet.ConnsEntity(a.server, a.consumer.Account) }
+
+// clientsChart draws how many connections there are with each client library:
+// with those that most have now.
+func (s *Server) clientsChart(ctx context.Context, a chartArgs) (chart, error) {
+	by := map[string]int{}
+	for _, x := range s.Metrics.Latest().ConnSums {
+		for client, n := range x.Clients {
+			by[client] += n
+		}
+	}
+	c := chart{title: "Client libraries", hint: "the most used", note: "Connections to all servers, counted about once a minute. Clients say themselves what they are."}
+	for i, client := range mostUsed(by) {
+		if i == len(clientColors) {
+			break
+		}
+		l, _, err := s.series(ctx, fleet.Entity{Kind: fleet.KindClients, Key: client}, fleet.ColConns, a)
+		if err != nil {
+			return chart{}, fmt.Errorf("client library %q: %w", client, err)
+		}
+		l.label, l.color = client, clientColors[i]
+		c.lines = append(c.lines, l)
+	}
+	return c, nil
+}
+
+// clientColors are as many as a chart can tell apart.
+var clientColors = []string{targetColor(0), targetColor(1), targetColor(2), targetColor(3), targetColor(4), targetColor(5)}
+
+// mostUsed are the names by what they count, the highest first.
+func mostUsed(by map[string]int) []string {
+	return slices.SortedFunc(maps.Keys(by), func(a, b string) int { return cmp.Or(cmp.Compare(by[b], by[a]), strings.Compare(a, b)) })
 }

@@ -120,13 +120,23 @@ func TestAccountsPage(t *testing.T) {
 	}
 }
 
-// What is not recorded is said to be so, not shown as if there had been none.
+// Connections and services of the past are shown like those of now, with how
+// exactly the moment is known; the charts of the sums are a click away.
 func TestConnectionsOfThePast(t *testing.T) {
 	t.Parallel()
 	st := newSite(t, seen())
 	then := epoch.Add(-10 * time.Minute)
-	for _, path := range []string{"/connections", "/connections/sums", "/services"} {
-		st.get(path+"?at="+then.Format(time.RFC3339)).status(200).says("main", "Not recorded.")
+	for path, want := range map[string]string{"/connections": "orders-api", "/connections/sums": "python3 2.9.0 ×3", "/services": "Own figures"} {
+		st.get(path+"?at="+then.Format(time.RFC3339)).status(200).says("main", want).says("main", "as of the last full minute or so")
+		if body := st.get(path).status(200).Body.String(); strings.Contains(body, "as of the last full minute") {
+			t.Errorf("%s of now is said to be of the past", path)
+		}
+	}
+	st.get("/charts/connections?server=n2&account=APP").status(200).says("main", "Connections")
+	st.get("/charts/connections.json?server=n2&account=APP").status(200)
+	st.get("/charts/clients").status(200).says("main", "go 1.55.0").says("main", "python3 2.9.0")
+	if body := st.get("/connections/sums").Body.String(); !strings.Contains(body, "/charts/connections?account=APP&amp;server=n2") {
+		t.Error("the sums do not lead to their charts")
 	}
 }
 

@@ -31,7 +31,7 @@ type serviceRow struct {
 
 var servicePages = collection[serviceRow]{
 	id: navServices, title: "Services", icon: navServices, placeholder: "service, instance, version or subject",
-	none: "No micro service answered $SRV in the account of Ballast's credentials.", fleeting: true, own: []string{"account", "service", "version"},
+	none: "No micro service answered $SRV in the account of Ballast's credentials.", noted: true, own: []string{"account", "service", "version"},
 	list: (*Server).serviceList, rows: (*Server).serviceRows,
 	sub: func(_ *Server, rows []serviceRow) string {
 		names, instances := map[string]bool{}, map[string]bool{}
