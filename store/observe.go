@@ -69,15 +69,11 @@ func (db *DB) Observe(ctx context.Context, s traffic.Split, r fleet.Range) ([]tr
 // row if there is one. Which account "" means is not guessed when several have
 // such a consumer: any account can name its streams as it likes.
 func (db *DB) consumerOf(s *fleet.Snapshot, o traffic.Observed) (fleet.ConsumerKey, *fleet.Consumer, bool) {
-	account := o.Account
-	if account == "" {
-		account = db.o.Account
-	}
-	key := fleet.ConsumerKey{Account: account, Stream: o.Stream, Consumer: o.Consumer}
+	key := fleet.ConsumerKey{Account: o.Account, Stream: o.Stream, Consumer: o.Consumer}
 	var found *fleet.Consumer
 	for i := range s.Consumers {
 		c := &s.Consumers[i]
-		if c.Consumer != o.Consumer || c.Stream != o.Stream || account != "" && c.Account != account {
+		if c.Consumer != o.Consumer || c.Stream != o.Stream || o.Account != "" && c.Account != o.Account {
 			continue
 		}
 		if found != nil {
@@ -88,7 +84,7 @@ func (db *DB) consumerOf(s *fleet.Snapshot, o traffic.Observed) (fleet.ConsumerK
 	if found != nil {
 		return found.ConsumerKey, found, true
 	}
-	return key, nil, account != ""
+	return key, nil, o.Account != ""
 }
 
 // sampledShare is the share of acknowledgements that a server samples when it

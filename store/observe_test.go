@@ -22,7 +22,15 @@ func eastSplit() traffic.Split {
 
 func observe(tb testing.TB, db *DB, from, to time.Time) traffic.Observation {
 	tb.Helper()
-	obs, err := db.Observe(tb.Context(), eastSplit(), fleet.Range{From: from, To: to})
+	return observeIn(tb, db, "", from, to)
+}
+
+// observeIn observes the consumer of an account; "" is that of the only one.
+func observeIn(tb testing.TB, db *DB, account string, from, to time.Time) traffic.Observation {
+	tb.Helper()
+	split := eastSplit()
+	split.Targets[0].Observe.Account = account
+	obs, err := db.Observe(tb.Context(), split, fleet.Range{From: from, To: to})
 	if err != nil {
 		tb.Fatalf("Observe: %v", err)
 	}
@@ -120,8 +128,8 @@ func TestObserveSharesOutEverything(t *testing.T) {
 	// The same after a kill, in one piece, and once everything is sealed.
 	start := c.now().Add(-399 * time.Second)
 	want := observe(t, db, start, c.now())
-	again := openTest(t, copyDir(t, dir), c, Options{Account: "APP"})
-	got := observe(t, again, start, c.now())
+	again := openTest(t, copyDir(t, dir), c, Options{})
+	got := observeIn(t, again, "APP", start, c.now())
 	if got.Samples != want.Samples || got.Acked != want.Acked || got.Mean != want.Mean || want.Samples == 0 {
 		t.Errorf("after a kill %+v, want %+v", got, want)
 	}
@@ -175,7 +183,7 @@ func TestObserveDoesNotGuessTheAccount(t *testing.T) {
 	t.Parallel()
 	c := newClock()
 	for _, account := range []string{"", "APP"} {
-		db := openTest(t, t.TempDir(), c, Options{Account: account})
+		db := openTest(t, t.TempDir(), c, Options{})
 		for i := range 3 {
 			s := look(c.add(time.Second), i)
 			other := s.Consumers[0]
@@ -184,7 +192,7 @@ func TestObserveDoesNotGuessTheAccount(t *testing.T) {
 			s.Consumers = append([]fleet.Consumer{other}, s.Consumers...)
 			put(t, db, s)
 		}
-		o := observe(t, db, c.now().Add(-2*time.Second), c.now())
+		o := observeIn(t, db, account, c.now().Add(-2*time.Second), c.now())
 		if account == "" && !o.To.IsZero() {
 			t.Errorf("two accounts have the consumer, and one was taken: %+v", o)
 		}

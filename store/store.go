@@ -30,10 +30,7 @@ type Options struct {
 	Now func() time.Time
 	// Interval between two looks of the collector, 5 s by default. A distance of
 	// more than two and a half of them is a gap.
-	Interval time.Duration
-	// Account of Ballast's own credentials: what "" in a target's Observed means.
-	// Unknown, "" means the only account that has such a consumer.
-	Account   string
+	Interval  time.Duration
 	Retention Retention
 	// SizeLimit of metrics.db in bytes, 4 GiB by default: beyond it the finest and
 	// oldest measurements go first.
