@@ -39,7 +39,7 @@ func runBed(ctx context.Context, c bedCmd, log *slog.Logger, stdout io.Writer) (
 	defer signal.Stop(deaf)
 	fmt.Fprintf(stdout, "Raising bed %s in %s ...\n", c.Size, dir)
 	b, err := bed.Start(ctx, bed.Config{
-		Size: bed.Size(c.Size), Dir: dir, Rate: c.Rate, Churn: c.Churn, Log: log,
+		Size: bed.Size(c.Size), Dir: dir, Rate: c.Rate, Churn: c.Churn, Profile: c.Profile, Log: log,
 		Server: func(config string) *exec.Cmd { return exec.Command(exe, "bed-server", "-c", config) },
 	})
 	if err != nil {
@@ -48,6 +48,9 @@ func runBed(ctx context.Context, c bedCmd, log *slog.Logger, stdout io.Writer) (
 	defer func() { err = errors.Join(err, b.Close()) }()
 	for _, s := range b.Servers {
 		fmt.Fprintf(stdout, "  %-8s pid %-7d %s  %s\n", s.Name, s.PID, s.URL, s.MonitorURL)
+		if s.ProfileURL != "" {
+			fmt.Fprintf(stdout, "           go tool pprof %sprofile\n", s.ProfileURL)
+		}
 	}
 	fmt.Fprintf(stdout, "%d streams, %d consumers, %d connections; %g messages/s, %g ephemeral consumers/s\n",
 		b.Streams, b.Consumers, b.Connections, c.Rate, c.Churn)

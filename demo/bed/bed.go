@@ -57,6 +57,9 @@ type Config struct {
 	// are deleted at once, the others when the server finds them unused.
 	Churn float64
 
+	// Profile opens the servers' own profilers.
+	Profile bool
+
 	Log *slog.Logger // nil discards
 }
 
@@ -72,6 +75,7 @@ type Server struct {
 	PID        int
 	URL        string // for clients
 	MonitorURL string
+	ProfileURL string // of net/http/pprof; "" unless the Config asks for it
 }
 
 // Bed is what Start raised. All of its fields are only read after it.
@@ -172,7 +176,7 @@ func (b *Bed) prepare() error {
 			return fmt.Errorf("write a password: %w", err)
 		}
 	}
-	b.nodes, err = layOut(b.cfg.Size, claim, b.AppUser.Password, b.SysUser.Password)
+	b.nodes, err = layOut(b.cfg.Size, b.cfg.Profile, claim, b.AppUser.Password, b.SysUser.Password)
 	return err
 }
 

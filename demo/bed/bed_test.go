@@ -231,6 +231,31 @@ func TestSmall(t *testing.T) {
 	}
 }
 
+// What a watcher costs a server, and for what, is seen in the server's profile;
+// nobody else's server has one open.
+func TestServersHaveProfilersWhenAsked(t *testing.T) {
+	t.Parallel()
+	for _, asked := range []bool{false, true} {
+		b := start(t, Config{Size: Small, Streams: 2, Consumers: 2, Connections: 2, Profile: asked})
+		url := b.Servers[0].ProfileURL
+		if !asked {
+			if url != "" {
+				t.Errorf("a profiler at %s that nobody asked for", url)
+			}
+			continue
+		}
+		wait.For(t, time.Minute, "the server's profiler", func() bool {
+			resp, err := http.Get(url + "heap?debug=1")
+			if err != nil {
+				return false
+			}
+			defer resp.Body.Close()
+			text, err := io.ReadAll(resp.Body)
+			return err == nil && strings.Contains(string(text), "TotalAlloc")
+		})
+	}
+}
+
 func TestUsersSeeTheirAccounts(t *testing.T) {
 	t.Parallel()
 	b := start(t, Config{Size: Large, Streams: 10, Consumers: 20, Connections: 10})

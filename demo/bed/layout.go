@@ -28,6 +28,7 @@ type node struct {
 	Name, Cluster, Domain string
 	Dir                   string
 	Port, Monitor         int
+	Profile               int // port of its profiler; 0: none
 	RoutePort             int // 0: no cluster
 	GatewayPort, LeafPort int // 0: none
 	Routes                []string
@@ -46,7 +47,7 @@ func (n *node) leaf() bool { return n.Leaf != nil }
 
 // layOut chooses names and ports and writes a configuration file for every
 // server of a bed.
-func layOut(size Size, dir, app, sys string) ([]*node, error) {
+func layOut(size Size, profile bool, dir, app, sys string) ([]*node, error) {
 	var nodes []*node
 	if size == Super {
 		for _, cluster := range []string{"east", "west"} {
@@ -58,7 +59,8 @@ func layOut(size Size, dir, app, sys string) ([]*node, error) {
 	} else {
 		nodes = append(nodes, &node{Name: "bed-1"})
 	}
-	free, err := ports.Free(5 * len(nodes))
+	const each = 6 // ports of a server, at most
+	free, err := ports.Free(each * len(nodes))
 	if err != nil {
 		return nil, err
 	}
@@ -67,9 +69,12 @@ func layOut(size Size, dir, app, sys string) ([]*node, error) {
 	for i, n := range nodes {
 		n.Dir = filepath.Join(dir, n.Name)
 		n.App, n.Sys, n.Link = app, sys, link
-		n.Port, n.Monitor = free[5*i], free[5*i+1]
+		n.Port, n.Monitor = free[each*i], free[each*i+1]
+		if profile {
+			n.Profile = free[each*i+5]
+		}
 		if n.Cluster != "" {
-			n.RoutePort, n.GatewayPort, n.LeafPort = free[5*i+2], free[5*i+3], free[5*i+4]
+			n.RoutePort, n.GatewayPort, n.LeafPort = free[each*i+2], free[each*i+3], free[each*i+4]
 			routes[n.Cluster] = append(routes[n.Cluster], fmt.Sprintf("nats-route://link:%s@127.0.0.1:%d", link, n.RoutePort))
 			gates[n.Cluster] = append(gates[n.Cluster], fmt.Sprintf("nats://link:%s@127.0.0.1:%d", link, n.GatewayPort))
 		}
@@ -115,6 +120,9 @@ var serverConfig = template.Must(template.New("server").Funcs(template.FuncMap{
 server_name: {{quoted .Name}}
 listen: "127.0.0.1:{{.Port}}"
 http: "127.0.0.1:{{.Monitor}}"
+{{- if .Profile}}
+prof_port: {{.Profile}}
+{{- end}}
 jetstream {
 	store_dir: {{quoted .Dir}}
 	max_memory_store: 4GB
@@ -173,3 +181,10 @@ func (n *node) write() error {
 
 func (n *node) url() string        { return fmt.Sprintf("nats://127.0.0.1:%d", n.Port) }
 func (n *node) monitorURL() string { return fmt.Sprintf("http://127.0.0.1:%d", n.Monitor) }
+
+func (n *node) profileURL() string {
+	if n.Profile == 0 {
+		return ""
+	}
+	return fmt.Sprintf("http://127.0.0.1:%d/debug/pprof/", n.Profile)
+}

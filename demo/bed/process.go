@@ -103,7 +103,7 @@ func (b *Bed) startServers(ctx context.Context) error {
 			return fmt.Errorf("start server %s: %w", n.Name, err)
 		}
 		b.processes = append(b.processes, p)
-		b.Servers = append(b.Servers, Server{Name: n.Name, Cluster: n.Cluster, PID: p.pid(), URL: n.url(), MonitorURL: n.monitorURL()})
+		b.Servers = append(b.Servers, Server{Name: n.Name, Cluster: n.Cluster, PID: p.pid(), URL: n.url(), MonitorURL: n.monitorURL(), ProfileURL: n.profileURL()})
 		b.MonitorURLs = append(b.MonitorURLs, n.monitorURL())
 		if !n.leaf() {
 			b.URLs = append(b.URLs, n.url())
