@@ -210,7 +210,7 @@ func (c chart) limitRows() [][]string {
 	for _, l := range c.limits {
 		from, holds := "its settings", "at most"
 		if l.owner {
-			from = "its owner, by metadata"
+			from, holds = "its owner, by metadata", "below"
 		}
 		if l.least {
 			holds = "at least"

@@ -271,7 +271,10 @@ func (s *Server) answerConsumer(c echo.Context, status int, con *fleet.Consumer,
 	v := templates.Consumer{Name: k.Consumer, Where: strings.TrimPrefix(k.Account+" / "+k.Stream, " / "), StreamURL: streamURL(fleet.StreamKey{Account: k.Account, Stream: k.Stream}),
 		CSV: consumerURL(k) + ".csv", JSON: consumerURL(k) + ".json", Download: exportURL(k.Entity()), Measure: s.measureView(con, form)}
 	v.Status.Tone, v.Status.Word = s.consumerState(con)
-	v.KPIs, v.State = s.consumerKPIs(con), s.consumerFacts(con)
+	if v.KPIs, err = s.consumerKPIs(c.Request().Context(), con); err != nil {
+		return err
+	}
+	v.State = s.consumerFacts(con)
 	args := chartArgs{consumer: k, span: span}
 	h, err := s.heat(c.Request().Context(), con, args)
 	if err != nil {
@@ -292,6 +295,7 @@ func (s *Server) answerConsumer(c echo.Context, status int, con *fleet.Consumer,
 		{Name: "max_ack_pending", Value: limit(con.MaxAckPending)}, {Name: "max_deliver", Value: limit(con.MaxDeliver)}, {Name: "sample_freq", Value: sampledText(con)},
 		{Name: "Created", Value: cmp.Or(s.when(con.Created).Exact, none)},
 	}
+	v.Limits = ownerLimits(con.Limits)
 	v.Replicas, v.Findings = replicaRows(con.Leader, con.Peers), s.findingsOn(k.Entity())
 	for _, rev := range s.Control.Splits() {
 		for _, t := range rev.Split.Targets {
@@ -310,30 +314,61 @@ func (s *Server) answerConsumer(c echo.Context, status int, con *fleet.Consumer,
 	return showAs(c, status, templates.ConsumerPage(f, v), templates.MeasureBox(v.Measure))
 }
 
-func (s *Server) consumerKPIs(con *fleet.Consumer) []templates.KPI {
+// consumerCols are the series behind a consumer's figures.
+var consumerCols = map[string]string{
+	"con/pending": fleet.ColPending, "con/inflight": fleet.ColInFlight, "con/redelivered": fleet.ColRedelivered,
+	"con/arrived": fleet.ColArrived, "con/delivered": fleet.ColDelivered, "con/acked": fleet.ColAcked,
+}
+
+func (s *Server) consumerKPIs(ctx context.Context, con *fleet.Consumer) ([]templates.KPI, error) {
 	r := s.consumerRow(con)
-	return []templates.KPI{
-		{Key: "con/pending", Label: "Pending", Value: countWords(con.Pending), Unit: "msgs"},
-		{Key: "con/inflight", Label: "In flight", Value: countWords(uint64(max(con.AckPending, 0))), Unit: "msgs"},
-		{Key: "con/redelivered", Label: "Outstanding redeliveries", Value: countWords(uint64(max(con.Redelivered, 0))), Unit: "msgs"},
+	owner := con.Limits
+	if owner == nil {
+		owner = &fleet.Thresholds{}
+	}
+	counted := func(key, label string, n, most uint64) templates.KPI {
+		k := templates.KPI{Key: key, Label: label, Value: countWords(n), Unit: "msgs", NoteKey: key + "-of"}
+		if most > 0 {
+			k.Note = "owner: below " + countWords(most)
+			if n >= most {
+				k.Tone = "crit"
+			}
+		}
+		return k
+	}
+	kpis := []templates.KPI{
+		counted("con/pending", "Pending", con.Pending, owner.Unprocessed),
+		counted("con/inflight", "In flight", uint64(max(con.AckPending, 0)), uint64(owner.AckPending)),
+		counted("con/redelivered", "Outstanding redeliveries", uint64(max(con.Redelivered, 0)), uint64(owner.Redelivered)),
 		{Key: "con/arrived", Label: "Arrived", Value: r.perSecond(r.rate.Arrived), Unit: "msg/s"},
 		{Key: "con/delivered", Label: "Delivered", Value: r.perSecond(r.rate.Delivered), Unit: "msg/s"},
 		{Key: "con/acked", Label: "Settled", Value: r.perSecond(r.rate.Acked), Unit: "msg/s"},
 	}
+	return kpis, s.kpiSparks(ctx, con.Entity(), kpis, consumerCols)
 }
 
 func (s *Server) consumerFacts(con *fleet.Consumer) []templates.Setting {
 	moment := func(t time.Time) string { return cmp.Or(s.when(t).Ago, none) }
+	owner := con.Limits
+	if owner == nil {
+		owner = &fleet.Thresholds{}
+	}
+	within := func(d time.Duration) string {
+		if d <= 0 {
+			return ""
+		}
+		return " (owner: within " + duration(d) + ")"
+	}
 	return []templates.Setting{
 		{Name: "Deliveries", Value: countWords(con.Delivered), Key: "con/f-delivered"}, {Name: "Stream sequence delivered", Value: countWords(con.DeliveredSeq), Key: "con/f-seq"},
 		{Name: "Acknowledged up to", Value: countWords(con.AckFloor), Key: "con/f-floor"}, {Name: "Stream sequence acknowledged", Value: countWords(con.AckFloorSeq), Key: "con/f-floorseq"},
 		{Name: "Pull requests waiting", Value: countWords(uint64(max(con.Waiting, 0))), Key: "con/f-waiting"},
-		{Name: "Last delivery", Value: moment(con.LastDelivery), Key: "con/f-last"}, {Name: "Last acknowledgement", Value: moment(con.LastAck), Key: "con/f-lastack"},
+		{Name: "Last delivery", Value: moment(con.LastDelivery) + within(owner.LastDelivery), Key: "con/f-last"}, {Name: "Last acknowledgement", Value: moment(con.LastAck) + within(owner.LastAck), Key: "con/f-lastack"},
 		{Name: "Measured", Value: moment(con.At), Key: "con/f-at"}, {Name: "Source", Value: string(con.Source)},
 	}
 }
 
-func (s *Server) consumerTopic(_ context.Context, arg string) (update, error) {
+func (s *Server) consumerTopic(ctx context.Context, arg string) (update, error) {
 	q, err := url.ParseQuery(arg)
 	if err != nil {
 		return update{}, fmt.Errorf("read the consumer's name: %w", err)
@@ -356,7 +391,11 @@ func (s *Server) consumerTopic(_ context.Context, arg string) (update, error) {
 		"consumer-status": {templates.Chip(templates.Status{Tone: tone, Word: word}), tone + word},
 		"measure":         {templates.MeasureBox(m), shape},
 	}}
-	kpiText(up, s.consumerKPIs(con))
+	kpis, err := s.consumerKPIs(ctx, con)
+	if err != nil {
+		return update{}, err
+	}
+	kpiText(up, kpis)
 	for _, f := range s.consumerFacts(con) {
 		if f.Key != "" {
 			up.Text[f.Key] = f.Value

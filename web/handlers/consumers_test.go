@@ -113,6 +113,37 @@ func TestConsumersAreLive(t *testing.T) {
 	}
 }
 
+// The small charts under the figures are there at once and move with the ticks.
+func TestFiguresHaveTheirCourse(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	for i := range w.snap.Consumers {
+		w.snap.Consumers[i].Limits = &fleet.Thresholds{Unprocessed: 800, Redelivered: 100, LastAck: time.Minute}
+	}
+	st := newSite(t, w)
+	for _, tc := range []struct{ url, topic, arg, spark string }{
+		{"/consumers/APP/ORDERS/worker-east-1", "consumer", "account=APP&stream=ORDERS&consumer=worker-east-1", "spark:con/pending"},
+		{"/streams/APP/ORDERS", "stream", "account=APP&stream=ORDERS", "spark:str/messages"},
+	} {
+		page := st.get(tc.url).status(200)
+		if n := page.id(tc.spark + "-line"); n == nil || !strings.HasPrefix(attr(n, "d"), "M") {
+			t.Errorf("%s does not draw %s", tc.url, tc.spark)
+		}
+		up, err := st.s.topics()[tc.topic](t.Context(), tc.arg)
+		if err != nil || !strings.HasPrefix(up.Attr[tc.spark+"-line d"], "M") || up.Attr[tc.spark+"-area d"] == "" {
+			t.Errorf("the tick of %s has %q, %v", tc.url, up.Attr[tc.spark+"-line d"], err)
+		}
+	}
+	page := st.get("/consumers/APP/ORDERS/worker-east-1")
+	page.says("main", "owner: below 800").says("main", "(owner: within "+duration(time.Minute)+")").says("main", "unprocessed-critical 800")
+	if got := attr(page.id("kpi:con/pending"), "data-state"); got != "crit" {
+		t.Errorf("812 pending of 800 are marked %q", got)
+	}
+	if got := attr(page.id("kpi:con/redelivered"), "data-state"); got != "" {
+		t.Errorf("9 redelivered of 100 are marked %q", got)
+	}
+}
+
 // manyConsumers makes the list as long as in a big system.
 func manyConsumers(n int) *world {
 	w := newWorld()

@@ -50,6 +50,34 @@ func (s *Server) showDetail(c echo.Context, nav, path, topic string, v templates
 	return show(c, page, page)
 }
 
+// sparkSpan is what the small charts of a thing's figures show: the present, also
+// while its charts look further back.
+const sparkSpan = 15 * time.Minute
+
+// kpiSparks draws under a thing's figures what they did lately; cols are the
+// columns of its series by the figures' keys.
+func (s *Server) kpiSparks(ctx context.Context, e fleet.Entity, kpis []templates.KPI, cols map[string]string) error {
+	now := s.Now()
+	span := timeRange{Range: fleet.Range{From: now.Add(-sparkSpan), To: now}, Key: "15m"}
+	for i := range kpis {
+		k := &kpis[i]
+		col, ok := cols[k.Key]
+		if !ok {
+			continue
+		}
+		l, err := share(ctx, s, fmt.Sprintf("spark %q %s", e, col), func(ctx context.Context) (line, error) {
+			l, _, err := s.series(ctx, e, col, chartArgs{span: span, points: sparkPoints})
+			return l, err
+		})
+		if err != nil {
+			return fmt.Errorf("column %s of %s: %w", col, e.Key, err)
+		}
+		k.Spark = sparkline(k.Label+" in the last 15 minutes", chart{lines: []line{l}}.join(plus))
+		k.Spark.ID = "spark:" + k.Key
+	}
+	return nil
+}
+
 // detailUpdate is the page of one thing as its live stream shows it.
 func detailUpdate(v templates.Detail) update {
 	findings, events := "findings", "events"

@@ -561,6 +561,9 @@ func kpiText(up update, kpis []templates.KPI) {
 		if k.NoteKey != "" {
 			up.Text[k.NoteKey] = k.Note
 		}
+		if id := k.Spark.ID; id != "" {
+			up.Attr[id+"-line d"], up.Attr[id+"-area d"] = k.Spark.Line, k.Spark.Area
+		}
 	}
 }
 

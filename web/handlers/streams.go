@@ -262,6 +262,9 @@ func (s *Server) streamDetail(ctx context.Context, r *streamRow) (templates.Deta
 		{Key: id + "/consumers", Label: "Consumers", Value: countWords(uint64(max(r.Consumers, 0)))},
 		{Key: id + "/last", Label: "Last message", Value: cmp.Or(s.when(r.LastTime).Ago, none)},
 	}
+	if err := s.kpiSparks(ctx, k.Entity(), v.KPIs, map[string]string{id + "/messages": fleet.ColMessages, id + "/bytes": fleet.ColBytes, id + "/rate": fleet.ColLastSeq}); err != nil {
+		return v, err
+	}
 	v.Cards = []templates.DetailCard{
 		{ID: id + "-is", Title: "State", Replicas: replicaRows(r.Leader, r.Peers), Settings: []templates.Setting{
 			{Name: "First sequence", Value: countWords(r.FirstSeq), Key: id + "/f-first"}, {Name: "Last sequence", Value: countWords(r.LastSeq), Key: id + "/f-lastseq"},

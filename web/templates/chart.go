@@ -67,6 +67,7 @@ type PlotMark struct {
 type Spark struct {
 	Line, Area string
 	Label      string // text alternative
+	ID         string // of its paths' ids, when it is live
 }
 
 // ChartPage is a chart by itself, with its figures.

@@ -10,6 +10,7 @@ type Consumer struct {
 	Charts      []ChartView
 	Config      []Setting
 	State       []Setting
+	Limits      []Setting // its owner's
 	Replicas    []ReplicaRow
 	Findings    []Need
 	Splits      []Link

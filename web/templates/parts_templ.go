@@ -405,7 +405,7 @@ func kpiBody(k KPI) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		if k.Spark.Line != "" {
+		if k.Spark.Line != "" || k.Spark.ID != "" {
 			templ_7745c5c3_Err = SparkLine(k.Spark).Render(ctx, templ_7745c5c3_Buffer)
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
