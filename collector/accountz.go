@@ -22,8 +22,8 @@ type accountz struct {
 	Account  *accountDetail `json:"account_detail"`
 }
 
-// accountDetail is what is read of an account. Its token, its claims and its
-// issuer's key stand beside it and are not read.
+// accountDetail is what is read of an account. Its token and its issuer's key stand
+// beside it and are not read, of its claims only the limits.
 type accountDetail struct {
 	Name      string          `json:"account_name"`
 	NameTag   string          `json:"name_tag"`
@@ -37,6 +37,48 @@ type accountDetail struct {
 	Imports   []struct {
 		Account string `json:"account"`
 	} `json:"imports"`
+	Claims *struct {
+		Nats struct {
+			Limits accountLimits `json:"limits"`
+		} `json:"nats"`
+	} `json:"decoded_jwt"`
+}
+
+// accountLimits as they stand in an account's claims: -1 is no limit, and what is
+// left out is 0.
+type accountLimits struct {
+	Conns     int64           `json:"conn"`
+	Leafs     int64           `json:"leaf"`
+	Subs      int64           `json:"subs"`
+	Payload   int64           `json:"payload"`
+	Memory    int64           `json:"mem_storage"`
+	Store     int64           `json:"disk_storage"`
+	Streams   int64           `json:"streams"`
+	Consumers int64           `json:"consumer"`
+	Tiers     map[string]skip `json:"tiered_limits"`
+}
+
+func (l *accountLimits) limits() fleet.AccountLimits {
+	told := func(n int64) fleet.Limit { return fleet.Limit{Told: true, Max: max(n, -1)} }
+	out := fleet.AccountLimits{Conns: told(l.Conns), Leafs: told(l.Leafs), Subs: told(l.Subs), Payload: told(l.Payload), Tiered: len(l.Tiers) > 0}
+	if !out.Tiered {
+		out.Memory, out.Store, out.Streams, out.Consumers = told(l.Memory), told(l.Store), told(l.Streams), told(l.Consumers)
+	}
+	return out
+}
+
+// jetStreamLimits adds what /jsz tells of accounts: their memory and store, also
+// where they stand in the servers' configuration.
+func jetStreamLimits(sums map[string]*fleet.Account, told map[string]reserved) {
+	for name, r := range told {
+		sum := sums[name]
+		if sum == nil || sum.Settings == nil || sum.Settings.Limits.Tiered || sum.Settings.Limits.Store.Told || r == (reserved{}) {
+			continue
+		}
+		set := *sum.Settings
+		set.Limits.Memory, set.Limits.Store = fleet.Limit{Told: true, Max: max(r.memory, -1)}, fleet.Limit{Told: true, Max: max(r.store, -1)}
+		sum.Settings = &set
+	}
 }
 
 // asked are the accounts whose settings are asked for.
@@ -60,10 +102,14 @@ func (z *accountz) addTo(out map[string]fleet.AccountSettings, at time.Time) {
 			imports++
 		}
 	}
-	out[cmp.Or(d.NameTag, d.Name)] = fleet.AccountSettings{
+	set := fleet.AccountSettings{
 		System: d.System, JetStream: d.JetStream, Expired: d.Expired, Incomplete: !d.Complete,
 		Imports: imports, Exports: len(d.Exports), Mappings: len(d.Mappings), Updated: d.Updated.Time, At: at,
 	}
+	if d.Claims != nil {
+		set.Limits = d.Claims.Nats.Limits.limits()
+	}
+	out[cmp.Or(d.NameTag, d.Name)] = set
 }
 
 // pollAccounts asks one server for the settings of its accounts. What it does
@@ -134,6 +180,9 @@ func settleAccounts(sums map[string]*fleet.Account, of map[string]fleet.AccountS
 			s.JetStream = s.JetStream || old.JetStream
 			s.Expired = s.Expired || old.Expired
 			s.Incomplete = s.Incomplete || old.Incomplete
+			if none := (fleet.AccountLimits{}); old.Limits != none && (s.Limits == none || old.Updated.After(s.Updated)) {
+				s.Limits = old.Limits // the newest that a server knows
+			}
 			s.Imports, s.Exports, s.Mappings = max(s.Imports, old.Imports), max(s.Exports, old.Exports), max(s.Mappings, old.Mappings)
 			s.Updated, s.At = later(s.Updated, old.Updated), later(s.At, old.At)
 		}

@@ -7,7 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 
 	"ballast/fleet"
 	"ballast/internal/natstest"
@@ -51,7 +54,7 @@ func TestAccountsAndTheirSettings(t *testing.T) {
 		m := collect(t, cfg)
 		wait.For(t, patience, "the accounts over "+name, func() bool {
 			a, ok := findAccount(m.latest(), "APP")
-			return ok && a.Settings != nil && a.Conns == 1
+			return ok && a.Settings != nil && a.Conns == 1 && a.Settings.Limits.Store.Told
 		})
 		s := m.latest()
 		app, _ := findAccount(s, "APP")
@@ -60,7 +63,8 @@ func TestAccountsAndTheirSettings(t *testing.T) {
 			t.Errorf("%s: read at %v", name, got.At)
 		}
 		got.At, got.Updated = time.Time{}, time.Time{}
-		if got != (fleet.AccountSettings{JetStream: true, Exports: 2, Mappings: 1}) {
+		none := fleet.Limit{Told: true, Max: -1} // of JetStream; the others stand in the configuration and are not told
+		if got != (fleet.AccountSettings{JetStream: true, Exports: 2, Mappings: 1, Limits: fleet.AccountLimits{Memory: none, Store: none}}) {
 			t.Errorf("%s: APP %+v", name, got)
 		}
 		sys, _ := findAccount(s, "SYS")
@@ -74,12 +78,102 @@ func TestAccountsAndTheirSettings(t *testing.T) {
 	}
 }
 
+// Limits in a server's configuration: it tells only JetStream's.
+func TestLimitsOfAccountsInTheConfiguration(t *testing.T) {
+	t.Parallel()
+	srv := natstest.Server(t, natstest.Config(`server_name: solo
+accounts {
+  SYS { users: [ { user: "`+natstest.SysUser+`", password: "`+natstest.SysPassword+`" } ] }
+  APP { users: [ { user: "`+natstest.AppUser+`", password: "`+natstest.AppPassword+`" } ]
+    jetstream: { max_mem: 1048576, max_file: 2097152, max_streams: 3, max_consumers: 4 }, limits: { max_connections: 7 } }
+}
+system_account: SYS
+`))
+	m := collect(t, Config{Monitor: []string{natstest.MonitorURL(srv)}})
+	wait.For(t, patience, "the limits", func() bool {
+		a, ok := findAccount(m.latest(), "APP")
+		return ok && a.Settings != nil && a.Settings.Limits.Store.Told
+	})
+	app, _ := findAccount(m.latest(), "APP")
+	if want := (fleet.AccountLimits{Memory: fleet.Limit{Told: true, Max: 1 << 20}, Store: fleet.Limit{Told: true, Max: 2 << 20}}); app.Settings.Limits != want {
+		t.Errorf("limits %+v, want %+v", app.Settings.Limits, want)
+	}
+}
+
+// Limits in an account's token: the servers tell of all.
+func TestLimitsOfAccountsByToken(t *testing.T) {
+	t.Parallel()
+	key := func(kp nkeys.KeyPair, err error) (nkeys.KeyPair, string) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		pub, err := kp.PublicKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return kp, pub
+	}
+	operator, operatorID := key(nkeys.CreateOperator())
+	accounts := &server.MemAccResolver{}
+	account := func(name string, set func(*jwt.OperatorLimits)) (nkeys.KeyPair, string) {
+		kp, id := key(nkeys.CreateAccount())
+		claims := jwt.NewAccountClaims(id)
+		claims.Name = name
+		set(&claims.Limits)
+		token, err := claims.Encode(operator)
+		if err == nil {
+			err = accounts.Store(id, token)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return kp, id
+	}
+	_, sysID := account("SYS", func(*jwt.OperatorLimits) {})
+	bounded := func(l *jwt.OperatorLimits) {
+		l.Conn, l.LeafNodeConn, l.Subs, l.Payload = 5, 2, 100, 4096
+		l.JetStreamLimits = jwt.JetStreamLimits{MemoryStorage: 1 << 20, DiskStorage: -1, Streams: 3, Consumer: 4}
+	}
+	app, _ := account("BOUNDED", bounded)
+	tiers, _ := account("TIERED", func(l *jwt.OperatorLimits) {
+		l.JetStreamTieredLimits = jwt.JetStreamTieredLimits{"R1": {DiskStorage: 1 << 20}}
+	})
+	srv := natstest.Server(t, natstest.Config("server_name: solo\n"), natstest.Tweak(func(o *server.Options) {
+		o.TrustedKeys, o.AccountResolver, o.SystemAccount = []string{operatorID}, accounts, sysID
+	}))
+	for _, kp := range []nkeys.KeyPair{app, tiers} {
+		user, userID := key(nkeys.CreateUser())
+		token, err := jwt.NewUserClaims(userID).Encode(kp)
+		if err != nil {
+			t.Fatal(err)
+		}
+		natstest.Connect(t, srv.ClientURL(), nats.UserJWT(func() (string, error) { return token, nil }, user.Sign))
+	}
+	m := collect(t, Config{Monitor: []string{natstest.MonitorURL(srv)}})
+	told := func(n int64) fleet.Limit { return fleet.Limit{Told: true, Max: n} }
+	for name, want := range map[string]fleet.AccountLimits{
+		"BOUNDED": {Conns: told(5), Leafs: told(2), Subs: told(100), Payload: told(4096), Memory: told(1 << 20), Store: told(-1), Streams: told(3), Consumers: told(4)},
+		"TIERED":  {Conns: told(-1), Leafs: told(-1), Subs: told(-1), Payload: told(-1), Tiered: true},
+	} {
+		wait.For(t, patience, "the limits of "+name, func() bool {
+			a, ok := findAccount(m.latest(), name)
+			return ok && a.Settings != nil && a.Settings.Limits == want
+		})
+	}
+}
+
 func TestAccountsOfAllServersAreJoined(t *testing.T) {
 	t.Parallel()
 	sums := map[string]*fleet.Account{"A": {Name: "A", Conns: 2}}
 	settleAccounts(sums, map[string]fleet.AccountSettings{"A": {JetStream: true, Exports: 2, Updated: t0}})
 	settleAccounts(sums, map[string]fleet.AccountSettings{"A": {Expired: true, Incomplete: true, Imports: 1, Updated: t0.Add(time.Hour)}, "B": {System: true}})
-	want := fleet.AccountSettings{JetStream: true, Expired: true, Incomplete: true, Imports: 1, Exports: 2, Updated: t0.Add(time.Hour)}
+	// Each server may know other limits; those of the newest token count.
+	some := fleet.AccountLimits{Conns: fleet.Limit{Told: true, Max: 5}}
+	settleAccounts(sums, map[string]fleet.AccountSettings{"A": {Updated: t0.Add(time.Minute), Limits: some}})
+	settleAccounts(sums, map[string]fleet.AccountSettings{"A": {Updated: t0, Limits: fleet.AccountLimits{Conns: fleet.Limit{Told: true, Max: 4}}}})
+	jetStreamLimits(sums, map[string]reserved{"A": {-1, 7}, "nobody": {1, 1}})
+	some.Memory, some.Store = fleet.Limit{Told: true, Max: -1}, fleet.Limit{Told: true, Max: 7}
+	want := fleet.AccountSettings{Limits: some, JetStream: true, Expired: true, Incomplete: true, Imports: 1, Exports: 2, Updated: t0.Add(time.Hour)}
 	if got := *sums["A"].Settings; got != want || sums["A"].Conns != 2 {
 		t.Errorf("A %+v, want %+v", got, want)
 	}

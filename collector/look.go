@@ -49,6 +49,7 @@ type assets struct {
 	consumers []fleet.Consumer
 	// elsewhere names the leaders of those that this server does not lead; ""
 	// while an election runs.
+	reserved           map[string]reserved // by account
 	elsewhereStreams   map[fleet.StreamKey]string
 	elsewhereConsumers map[fleet.ConsumerKey]string
 }
@@ -200,7 +201,7 @@ func readAssets(d *json.Decoder, of *fleet.Server, at time.Time) (*assets, error
 
 func newAssets(server string, at time.Time) *assets {
 	return &assets{
-		at: at, server: server,
+		at: at, server: server, reserved: map[string]reserved{},
 		elsewhereStreams: map[fleet.StreamKey]string{}, elsewhereConsumers: map[fleet.ConsumerKey]string{},
 	}
 }
@@ -225,6 +226,7 @@ func (a *assets) describe(s *fleet.Server) {
 
 func (a *assets) sink(source fleet.Source) jszSink {
 	return jszSink{
+		account: func(account string, r reserved) { a.reserved[account] = r },
 		stream: func(account string, s *streamDetail) error {
 			a.addStream(fleet.StreamKey{Account: account, Stream: s.Name}, s, source)
 			return nil

@@ -546,6 +546,11 @@ func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 	s.Consumers, of = c.folds.fold(consumers)
 	c.foldedIn.Store(&of)
 	rename(&s, names)
+	for _, one := range all {
+		if one.assets != nil && one.alive {
+			jetStreamLimits(accounts, one.assets.reserved)
+		}
+	}
 	for _, a := range accounts {
 		s.Accounts = append(s.Accounts, *a)
 	}

@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -341,6 +342,7 @@ func (skip) UnmarshalJSON([]byte) error { return nil }
 // jszSink takes the streams and consumers of a /jsz answer one by one, so that
 // an answer of many megabytes is never in memory as a whole.
 type jszSink struct {
+	account  func(account string, r reserved) // nil: not wanted
 	stream   func(account string, s *streamDetail) error
 	consumer func(account, stream string, c *consumerDetail) error
 }
@@ -383,10 +385,15 @@ func readJSZ(d *json.Decoder, sink jszSink) (jsz, error) {
 // their account would be somebody else's.
 func readAccount(d *json.Decoder, sink jszSink) error {
 	var name, id string
-	return object(d, func(key string) error {
+	var memory, store uint64
+	err := object(d, func(key string) error {
 		switch key {
 		case "name":
 			return d.Decode(&name)
+		case "reserved_memory":
+			return d.Decode(&memory)
+		case "reserved_storage":
+			return d.Decode(&store)
 		case "id":
 			return d.Decode(&id)
 		case "stream_detail":
@@ -400,7 +407,16 @@ func readAccount(d *json.Decoder, sink jszSink) error {
 		}
 		return d.Decode(&skip{})
 	})
+	if err == nil && sink.account != nil && cmp.Or(name, id) != "" {
+		// No limit is the greatest number that there is.
+		sink.account(cmp.Or(name, id), reserved{int64(memory), int64(store)})
+	}
+	return err
 }
+
+// reserved is what an account may use of JetStream; negative is no limit, and
+// nothing of both is not told.
+type reserved struct{ memory, store int64 }
 
 func readStream(d *json.Decoder, account string, sink jszSink) error {
 	var s streamDetail

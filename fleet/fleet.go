@@ -209,7 +209,31 @@ type AccountSettings struct {
 	Exports    int
 	Mappings   int
 	Updated    time.Time // when a server took its newest settings, by that server's clock
+	Limits     AccountLimits
 	At         time.Time
+}
+
+// AccountLimits are what an account may use. A server tells of all of them when
+// they stand in the account's token; of those in its configuration file it tells
+// only JetStream's memory and store.
+type AccountLimits struct {
+	Conns     Limit
+	Leafs     Limit
+	Subs      Limit // of one connection
+	Payload   Limit // bytes of one message
+	Memory    Limit // bytes that JetStream keeps, every replica counted
+	Store     Limit
+	Streams   Limit
+	Consumers Limit
+	// Tiered: JetStream's are set by the number of replicas; they are not told here.
+	Tiered bool
+}
+
+// Limit is how much there may be of something. The zero value is one that no
+// server tells of.
+type Limit struct {
+	Told bool
+	Max  int64 // negative: no limit
 }
 
 // Conn is one client connection.
