@@ -20,9 +20,9 @@ import (
 // ackLevels of latency sketches, from fine to coarse; a coarser one is the sum
 // of finer ones, exactly.
 var ackLevels = []level{
-	{"h0", 10_000, 10 * minute},
-	{"h1", 5 * minute, hour},
-	{"h2", hour, 24 * hour},
+	{"h0", 10_000, 10 * minute, 0},
+	{"h1", 5 * minute, hour, 0},
+	{"h2", hour, 24 * hour, 0},
 }
 
 const (

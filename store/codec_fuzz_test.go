@@ -32,6 +32,13 @@ func FuzzBlock(f *testing.F) {
 				}
 			}
 		}
+		_ = levels[1].rows(0, data, func(start int64, data []byte) error {
+			if start < 0 || start >= levels[1].span {
+				t.Errorf("a part begins at %d", start)
+			}
+			_, err := decodeCells(data, l, cols, start, minute)
+			return err
+		})
 		if rows, err := decodeCells(data, l, cols, 0, 10_000); err == nil && len(rows) != len(cols) {
 			t.Errorf("%d columns of cells, want %d", len(rows), len(cols))
 		}

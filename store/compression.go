@@ -2,8 +2,9 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
+	"maps"
+	"slices"
 
 	"ballast/fleet"
 )
@@ -20,19 +21,28 @@ type Compression struct {
 // Compression measures what is sealed, by table and kind. It reads all there is:
 // for a measurement, not for a page.
 func (db *DB) Compression(ctx context.Context) ([]Compression, error) {
-	var out []Compression
-	for _, table := range []string{"raw", levels[0].table, levels[1].table, levels[2].table} {
-		of := map[fleet.Kind]int{}
-		rows, err := db.metrics.r.QueryContext(ctx, "SELECT d FROM "+table+" ORDER BY k")
-		if err != nil {
-			return nil, fmt.Errorf("measure %s: %w", table, err)
+	out, err := db.compressionOf(ctx, "raw", level{span: unit})
+	for _, l := range levels {
+		if err == nil {
+			var more []Compression
+			more, err = db.compressionOf(ctx, l.table, l)
+			out = append(out, more...)
 		}
-		for rows.Next() {
-			var data sql.RawBytes
-			if err := rows.Scan(&data); err != nil {
-				rows.Close()
-				return nil, fmt.Errorf("measure %s: %w", table, err)
-			}
+	}
+	return out, err
+}
+
+func (db *DB) compressionOf(ctx context.Context, table string, l level) ([]Compression, error) {
+	of := map[fleet.Kind]*Compression{}
+	var out []Compression
+	rows, err := db.metrics.r.QueryContext(ctx, "SELECT k, d FROM "+table+" ORDER BY k")
+	if err != nil {
+		return nil, fmt.Errorf("measure %s: %w", table, err)
+	}
+	err = eachBlob(rows, table, func(k int64, data []byte) error {
+		var kind fleet.Kind
+		var values int64
+		err := l.rows(k>>entityBits, data, func(_ int64, data []byte) error {
 			d := decoder{b: data}
 			d.byte()
 			layout := int64(d.uvarint())
@@ -40,25 +50,28 @@ func (db *DB) Compression(ctx context.Context) ([]Compression, error) {
 				d.uvarint() // the interval
 			}
 			looks := d.looks()
-			kind, ok := db.layouts.kinds[layout]
-			if d.err != nil || !ok {
-				rows.Close()
-				return nil, fmt.Errorf("measure %s: %w", table, errCorrupt)
+			var ok bool
+			if kind, ok = db.layouts.kinds[layout]; d.err != nil || !ok {
+				return errCorrupt
 			}
-			i, ok := of[kind]
-			if !ok {
-				i = len(out)
-				of[kind] = i
-				out = append(out, Compression{Table: table, Kind: kind})
-			}
-			out[i].Blobs++
-			out[i].Values += int64(looks * len(db.layouts.names[layout]))
-			out[i].Bytes += int64(len(data))
+			values += int64(looks * len(db.layouts.names[layout]))
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		if err := rows.Err(); err != nil {
-			return nil, fmt.Errorf("measure %s: %w", table, err)
+		c := of[kind]
+		if c == nil {
+			c = &Compression{Table: table, Kind: kind}
+			of[kind] = c
 		}
-		rows.Close()
+		c.Blobs++
+		c.Values += values
+		c.Bytes += int64(len(data))
+		return nil
+	})
+	for _, kind := range slices.Sorted(maps.Keys(of)) {
+		out = append(out, *of[kind])
 	}
-	return out, nil
+	return out, err
 }

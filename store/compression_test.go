@@ -41,7 +41,7 @@ func TestCompressionCountsWhatIsSealed(t *testing.T) {
 			t.Errorf("%d values of servers, %d looks were sealed", x.Values, want)
 		}
 	}
-	if !tables["raw"] || !tables["r1"] {
+	if !tables["raw"] || !tables["m1"] {
 		t.Errorf("tables %v", tables)
 	}
 }

@@ -571,19 +571,21 @@ func (db *DB) meansAt(ctx context.Context, all []past, at int64) (found int, ste
 		keys, byKey := blobKeys(slot, ids)
 		err := db.many(ctx, l.table, keys, func(k int64, data []byte) error {
 			p := byKey[k]
-			cols, err := decodeCells(data, db.layouts, p.cols, slot*l.span, l.step)
-			if err != nil {
-				return err
-			}
 			first := cell
 			if rounds[p.kind] > 1 {
 				first = min(cell, floor(at-db.horizon(p.kind), l.step))
 			}
-			p.mean(cols, first, cell)
+			err := l.rows(slot, data, func(start int64, data []byte) error {
+				cols, err := decodeCells(data, db.layouts, p.cols, start, l.step)
+				if err == nil {
+					p.mean(cols, first, cell)
+				}
+				return err
+			})
 			if p.at != 0 {
 				found++
 			}
-			return nil
+			return err
 		})
 		if err != nil {
 			return 0, 0, err

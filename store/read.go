@@ -21,6 +21,7 @@ const (
 type level struct {
 	table      string
 	step, span int64 // ms
+	part       int64 // span of the rows below, which are joined as they are; 0: they are folded
 }
 
 const (
@@ -31,9 +32,10 @@ const (
 // levels from fine to coarse; each is built from the one before, the first
 // from raw.
 var levels = []level{
-	{"r1", minute, hour},
-	{"r2", 10 * minute, 6 * hour},
-	{"r3", hour, 7 * 24 * hour},
+	{"m1", minute, hour, 0},
+	{"r1", minute, 4 * hour, hour},
+	{"r2", 10 * minute, 6 * hour, 0},
+	{"r3", hour, 7 * 24 * hour, 0},
 }
 
 // manySQL reads the blobs of several keys, in the order of the keys, with one
@@ -312,14 +314,19 @@ func (db *DB) foldIn(ctx context.Context, room *scratch, id int64, cols []column
 			f.from, f.to = from, end
 		}
 		err := db.blobs(ctx, l.table, id, from/l.span, (end-1)/l.span, func(slot int64, data []byte) error {
-			got, err := decodeCellsIn(data, db.layouts, cols, slot*l.span, l.step, room)
-			if err != nil {
-				return err
-			}
-			for i, f := range folders {
-				f.fine(got[i])
-			}
-			return nil
+			return l.rows(slot, data, func(start int64, data []byte) error {
+				if start >= end || l.part > 0 && start+l.part <= from {
+					return nil
+				}
+				got, err := decodeCellsIn(data, db.layouts, cols, start, l.step, room)
+				if err != nil {
+					return err
+				}
+				for i, f := range folders {
+					f.fine(got[i])
+				}
+				return nil
+			})
 		})
 		if err != nil {
 			return err

@@ -26,11 +26,12 @@ func (db *DB) tables() []kept {
 		{"h0", ackLevels[0].span, r.Acks10},
 		{"top", unit, r.Acks5},
 		{"detail", hour, r.Details},
-		{"r1", levels[0].span, r.Min1},
+		{"m1", levels[0].span, r.Min1},
+		{"r1", levels[1].span, r.Min1},
 		{"h1", ackLevels[1].span, r.Acks5},
-		{"r2", levels[1].span, r.Min10},
+		{"r2", levels[2].span, r.Min10},
 		{"h2", ackLevels[2].span, r.AcksH},
-		{"r3", levels[2].span, r.Hour1},
+		{"r3", levels[3].span, r.Hour1},
 	}
 }
 
@@ -57,7 +58,7 @@ func (db *DB) clean(ctx context.Context) error {
 		return fmt.Errorf("drop old events: %w", err)
 	}
 	longest := max(db.o.Retention.Hour1, db.o.Retention.AcksH)
-	if _, err := db.metrics.w.ExecContext(ctx, "DELETE FROM entity WHERE last_ms < ?", now-longest.Milliseconds()-2*levels[2].span); err != nil {
+	if _, err := db.metrics.w.ExecContext(ctx, "DELETE FROM entity WHERE last_ms < ?", now-longest.Milliseconds()-2*levels[3].span); err != nil {
 		return fmt.Errorf("drop old entities: %w", err)
 	}
 	if err := db.shrink(ctx); err != nil {

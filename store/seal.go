@@ -29,7 +29,7 @@ var (
 )
 
 func init() {
-	for _, t := range []string{"top", "raw", "r1", "r2", "r3", "h0", "h1", "h2"} {
+	for _, t := range []string{"top", "raw", "m1", "r1", "r2", "r3", "h0", "h1", "h2"} {
 		insertOne[t] = "INSERT OR REPLACE INTO " + t + "(k, d) VALUES (?, ?)"
 		insertMany[t] = insertOne[t] + strings.Repeat(", (?, ?)", perInsert-1)
 	}
@@ -186,6 +186,9 @@ func (db *DB) rollUp(ctx context.Context) error {
 	db.sealing.Lock()
 	defer db.sealing.Unlock()
 	db.jobDone() // what is built on is read anew
+	if err := db.dropJoined(ctx); err != nil {
+		return err
+	}
 	for lvl := range levels {
 		if err := db.rollUpLevel(ctx, lvl); err != nil {
 			return fmt.Errorf("build %s: %w", levels[lvl].table, err)
@@ -219,7 +222,11 @@ func (db *DB) rollUpLevel(ctx context.Context, lvl int) error {
 		next = floor(k.Int64>>entityBits*span, l.span)
 	}
 	for ; next+l.span <= source; next += l.span {
-		if err := db.rollUpSlot(ctx, lvl, next); err != nil {
+		build := db.rollUpSlot
+		if l.part > 0 {
+			build = db.joinSlot
+		}
+		if err := build(ctx, lvl, next); err != nil {
 			return fmt.Errorf("slot of %s: %w", fromMS(next).Format(time.RFC3339), err)
 		}
 	}
@@ -344,39 +351,36 @@ func (db *DB) foldPart(ctx context.Context, lvl int, part []folding, slots []int
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	table, span, step := "raw", int64(unit), int64(0)
-	if lvl > 0 {
-		table, span, step = levels[lvl-1].table, levels[lvl-1].span, levels[lvl-1].step
-	}
 	for _, slot := range slots {
-		rest := part
-		err := db.between(ctx, table, slot<<entityBits|part[0].id, slot<<entityBits|part[len(part)-1].id, func(k int64, data []byte) error {
-			for len(rest) > 0 && rest[0].id < k&entityMask {
-				rest = rest[1:]
-			}
-			if len(rest) == 0 || rest[0].id != k&entityMask {
-				return nil
-			}
-			e := &rest[0]
-			if lvl > 0 {
-				got, err := decodeCellsIn(data, db.layouts, e.cols, slot*span, step, room)
+		var err error
+		if lvl == 0 {
+			err = db.eachOf(ctx, "raw", slot, part, func(i int, data []byte) error {
+				e := &part[i]
+				c, err := decodeBlockIn(data, db.layouts, e.cols, slot*unit, room)
 				if err != nil {
 					return err
 				}
 				for i, f := range e.folders {
-					f.fine(got[i])
+					f.looks(c.at, c.cols[i], c.interval)
 				}
 				return nil
-			}
-			c, err := decodeBlockIn(data, db.layouts, e.cols, slot*span, room)
-			if err != nil {
-				return err
-			}
-			for i, f := range e.folders {
-				f.looks(c.at, c.cols[i], c.interval)
-			}
-			return nil
-		})
+			})
+		} else {
+			below := levels[lvl-1]
+			err = db.eachOf(ctx, below.table, slot, part, func(i int, data []byte) error {
+				e := &part[i]
+				return below.rows(slot, data, func(start int64, data []byte) error {
+					got, err := decodeCellsIn(data, db.layouts, e.cols, start, below.step, room)
+					if err != nil {
+						return err
+					}
+					for i, f := range e.folders {
+						f.fine(got[i])
+					}
+					return nil
+				})
+			})
+		}
 		if err != nil {
 			return err
 		}

@@ -100,7 +100,7 @@ func (db *DB) levelFor(from, step int64) int {
 		}
 	}
 	age := ms(db.o.Now()) - from
-	kept := []time.Duration{db.o.Retention.Raw, db.o.Retention.Min1, db.o.Retention.Min10, db.o.Retention.Hour1}
+	kept := []time.Duration{db.o.Retention.Raw, db.o.Retention.Raw, db.o.Retention.Min1, db.o.Retention.Min10, db.o.Retention.Hour1}
 	for lvl < len(levels)-1 && age > kept[lvl+1].Milliseconds() {
 		lvl++
 	}

@@ -118,6 +118,7 @@ type DB struct {
 
 	// sealing serialises the jobs that write blobs. It is taken before put.
 	sealing sync.Mutex
+	joined  int64         // guarded by sealing: how far what is joined may be dropped
 	wake    chan struct{} // a slot is ready to be sealed
 
 	mu       sync.RWMutex // guards what follows
