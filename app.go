@@ -20,8 +20,10 @@ import (
 
 	"ballast/collector"
 	"ballast/control"
+	"ballast/fleet"
 	"ballast/lb"
 	"ballast/store"
+	"ballast/traffic"
 	"ballast/tuner"
 	"ballast/web/handlers"
 )
@@ -38,6 +40,7 @@ type setup struct {
 	monitor  []string
 	tls      *tls.Config // for monitoring over https; nil: the system's roots
 	interval time.Duration
+	sparing  bool // ACK samples are listened to in turns when there are many
 	bake     time.Duration
 	readOnly bool
 	demo     handlers.Demo
@@ -80,7 +83,7 @@ func newApp(ctx context.Context, s setup) (_ *app, err error) {
 	}
 	a.collector, err = collector.New(collector.Config{
 		Monitor: s.monitor, Conn: s.conn, System: s.sysConn, TLS: s.tls,
-		Interval: s.interval, AckEvery: time.Second,
+		Interval: s.interval, AckEvery: time.Second, Sparing: s.sparing, Followed: a.followed,
 		Log: s.log, Now: time.Now,
 	}, a.db)
 	if err != nil {
@@ -103,6 +106,28 @@ func newApp(ctx context.Context, s setup) (_ *app, err error) {
 		Interval: s.interval, Hosts: s.hosts,
 	})
 	return a, nil
+}
+
+// followed are the consumers whose ACK samples decide something now: those at
+// which a split's targets are observed, and those that are being measured.
+func (a *app) followed() []fleet.ConsumerKey {
+	var keys []fleet.ConsumerKey
+	add := func(o *traffic.Observed) {
+		if o != nil && o.Consumer != "" {
+			keys = append(keys, fleet.ConsumerKey{Account: o.Account, Stream: o.Stream, Consumer: o.Consumer})
+		}
+	}
+	for _, m := range a.control.Measurements() {
+		if m.Phase != traffic.MeasureOver {
+			add(&m.Consumer)
+		}
+	}
+	for _, r := range a.control.Splits() {
+		for i := range r.Split.Targets {
+			add(r.Split.Targets[i].Observe)
+		}
+	}
+	return keys
 }
 
 // addr is where the console answers.
@@ -195,7 +220,7 @@ func serve(ctx context.Context, c serveCmd, log *slog.Logger, stdout io.Writer) 
 func (c *serveCmd) setup(log *slog.Logger) (setup, error) {
 	s := setup{
 		listen: c.Listen, hosts: c.Host, data: c.Data, system: c.Name, operator: c.Operator,
-		monitor: c.Monitor, interval: c.Interval, bake: c.Bake, readOnly: c.ReadOnly,
+		monitor: c.Monitor, interval: c.Interval, sparing: !c.AllSamples, bake: c.Bake, readOnly: c.ReadOnly,
 		stopping: 5 * time.Second, log: log,
 	}
 	var err error

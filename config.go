@@ -66,7 +66,9 @@ type serveCmd struct {
 
 	Monitor  []string      `help:"Monitoring URL of a server, such as http://127.0.0.1:8222; repeatable. Other servers are discovered from it." placeholder:"URL" sep:"," group:"Watching"`
 	Interval time.Duration `help:"Time between two looks." default:"5s" group:"Watching"`
-	ReadOnly bool          `help:"Only watch: nothing can be applied through this console." group:"Watching"`
+	// The default spares the servers; see docs/operating.md.
+	AllSamples bool `help:"Listen to every ACK sample, also when there are many. By default those of consumers that are no target of a split are then heard in turns, which spares the servers." group:"Watching"`
+	ReadOnly   bool `help:"Only watch: nothing can be applied through this console." group:"Watching"`
 }
 
 // demoCmd is the configuration of "ballast demo".
@@ -91,6 +93,8 @@ type bedCmd struct {
 	Dir   string  `help:"Directory of the servers and the passwords, which are removed at the end. Default: a temporary one." type:"path" placeholder:"DIR"`
 	Rate  float64 `help:"Messages per second; 0 for none." default:"200"`
 	Churn float64 `help:"Ephemeral consumers created per second; 0 for none." default:"0"`
+
+	Profile bool `help:"Open the profilers of the servers, to see what a watcher costs them and for what."`
 }
 
 // bedServerCmd is the configuration of "ballast bed-server".

@@ -90,6 +90,9 @@ func newRig(tb testing.TB, mean time.Duration, weights map[string]int) *rig {
 		return code == http.StatusOK
 	})
 	r.create(tb)
+	wait.For(tb, time.Minute, "the split's consumers among those whose samples are always heard", func() bool {
+		return len(app.followed()) == len(app.control.Splits()[0].Split.Targets)
+	})
 	return r
 }
 

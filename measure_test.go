@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -96,6 +97,9 @@ func TestMeasureThisConsumer(t *testing.T) {
 	}
 	if m.AckRate <= 0 || m.Cost.ExpectedPerSec < 20 || m.Cost.ExpectedPerSec > 50 {
 		t.Errorf("at %.0f acknowledgements/s %d %% was chosen: %.0f samples/s are expected", m.AckRate, m.Percent, m.Cost.ExpectedPerSec)
+	}
+	if !slices.Contains(a.followed(), key) {
+		t.Errorf("the console follows %v, not the consumer that it measures", a.followed())
 	}
 	now := func() traffic.Measurement { return a.control.Measurements()[0] }
 	wait.For(t, soon, "samples of some seconds", func() bool { return now().Cost.Samples > 100 })

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,11 +26,16 @@ const maxAckConsumers = 10_000
 // per consumer and window.
 type acks struct {
 	now func() time.Time
-	sub *nats.Subscription // set before the first sample arrives
 
-	mu    sync.Mutex // guards all below
-	from  time.Time
-	folds map[string]*ackFold // by subject
+	mu       sync.Mutex // guards all below
+	subs     []*nats.Subscription
+	lost     int             // dropped by subscriptions that have ended
+	share    float64         // of the time in which those not followed are heard
+	followed map[string]bool // subjects of those that are heard all the time
+	others   uint64          // samples in all of those not followed
+	chosen   uint64          // and of the followed
+	from     time.Time
+	folds    map[string]*ackFold // by subject
 	// Samples that were not counted since the last trouble call.
 	malformed, overflow uint64
 	dropped             int // by the client library, as last seen
@@ -48,18 +54,79 @@ type ackFold struct {
 }
 
 func newAcks(now func() time.Time) *acks {
-	return &acks{now: now, from: now(), folds: map[string]*ackFold{}, sampler: newSampler(), totals: map[string]*ackTotal{}}
+	return &acks{now: now, from: now(), share: 1, folds: map[string]*ackFold{}, sampler: newSampler(), totals: map[string]*ackTotal{}}
 }
 
 // lookAfter is how many samples come between two looks at the clock and the
 // queue.
 const lookAfter = 256
 
+// hear subscribes; what arrives goes to f until unhear.
+func (a *acks) hear(nc *nats.Conn, subject string, f nats.MsgHandler) (*nats.Subscription, error) {
+	s, err := nc.Subscribe(subject, f)
+	if err == nil {
+		err = s.SetPendingLimits(maxWaiting, maxWaitingBytes)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen to acknowledgement samples: %w", err)
+	}
+	a.mu.Lock()
+	a.subs = append(a.subs, s)
+	a.mu.Unlock()
+	return s, nil
+}
+
+// unhear ends a subscription. What has arrived is still counted.
+func (a *acks) unhear(s *nats.Subscription) {
+	a.mu.Lock()
+	a.lost += droppedBy(s)
+	a.subs = slices.DeleteFunc(a.subs, func(o *nats.Subscription) bool { return o == s })
+	a.mu.Unlock()
+	s.Drain() // a closed connection has forgotten it already
+}
+
+// follow sets the subjects of those that are heard all the time.
+func (a *acks) follow(subjects map[string]bool) {
+	a.mu.Lock()
+	a.followed = subjects
+	a.mu.Unlock()
+}
+
+func (a *acks) setShare(share float64) {
+	a.mu.Lock()
+	a.share = share
+	a.mu.Unlock()
+}
+
+// heard counts the samples that arrived, of those not followed and of the
+// others.
+func (a *acks) heard() (others, followed uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.others, a.chosen
+}
+
+// takeOther counts one sample of those who are heard in turns. A followed one's
+// arrives by a subscription of its own then.
+func (a *acks) takeOther(m *nats.Msg) {
+	a.mu.Lock()
+	alone := a.share < 1 && a.followed[m.Subject]
+	a.mu.Unlock()
+	if !alone {
+		a.take(m)
+	}
+}
+
 // take counts one sample, or passes it over when there are too many: of each
 // consumer the first of a window is counted, and then one of every few.
 func (a *acks) take(m *nats.Msg) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.followed[m.Subject] {
+		a.chosen++
+	} else {
+		a.others++
+	}
 	if a.unjudged++; a.unjudged >= lookAfter {
 		a.look()
 	}
@@ -107,7 +174,7 @@ func (a *acks) take(m *nats.Msg) {
 // look judges the queue before the intake; a.mu is held.
 func (a *acks) look() {
 	a.unjudged = 0
-	a.sampler.judge(a.now(), waitingFor(a.sub), droppedBy(a.sub))
+	a.sampler.judge(a.now(), a.waiting(), a.droppedAll())
 }
 
 // intake tells how the samples were taken in since it was asked last, and what
@@ -118,7 +185,7 @@ func (a *acks) intake() (fleet.Intake, []fleet.Event) {
 	a.look()
 	now := fleet.Intake{
 		At: a.now(), Every: a.sampler.every, Since: a.sampler.since, Counted: a.counted, Passed: a.passed,
-		Dropped: uint64(droppedBy(a.sub)), Waiting: waitingFor(a.sub),
+		Dropped: uint64(a.droppedAll()), Waiting: a.waiting(), Share: a.share,
 	}
 	before := a.shown
 	if span := now.At.Sub(before.At); !before.At.IsZero() && span > 0 {
@@ -176,11 +243,30 @@ func (a *acks) trouble() []string {
 		out = append(out, fmt.Sprintf("%d acknowledgement samples were not counted: more than %d consumers are sampled.", a.overflow, maxAckConsumers))
 	}
 	a.malformed, a.overflow = 0, 0
-	if n := droppedBy(a.sub); n > a.dropped {
+	if n := a.droppedAll(); n > a.dropped {
 		out = append(out, fmt.Sprintf("%d acknowledgement samples were dropped: they came faster than they were counted.", n-a.dropped))
 		a.dropped = n
 	}
 	return out
+}
+
+// droppedAll is how many samples were dropped before they were read; a.mu is
+// held.
+func (a *acks) droppedAll() int {
+	n := a.lost
+	for _, s := range a.subs {
+		n += droppedBy(s)
+	}
+	return n
+}
+
+// waiting is how many samples have arrived and were not read; a.mu is held.
+func (a *acks) waiting() int {
+	n := 0
+	for _, s := range a.subs {
+		n += waitingFor(s)
+	}
+	return n
 }
 
 func droppedBy(s *nats.Subscription) int {

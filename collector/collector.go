@@ -46,6 +46,11 @@ type Config struct {
 	Account  string
 	Interval time.Duration // between two looks; 0 is 5 s
 	AckEvery time.Duration // length of a window of ACK latencies; 0 is Interval
+	// Sparing listens to the samples of acknowledgements in turns when there are
+	// many, but for the consumers of Conn's account that Followed names, if given,
+	// which are listened to all the time.
+	Sparing  bool
+	Followed func() []fleet.ConsumerKey
 
 	TLS        *tls.Config  // for monitoring over https
 	HTTPClient *http.Client // its transport is used instead of the collector's own
@@ -89,6 +94,7 @@ type Collector struct {
 	system   *system
 	account  *account
 	acks     *acks
+	hearing  *hearing
 	reports  *reports
 	pushed   *pushed
 	services *services
@@ -150,6 +156,7 @@ func New(cfg Config, sink Sink) (*Collector, error) {
 	c.system = newSystem(cfg.System, cfg.Now)
 	c.account = newAccount(cfg.Conn, cfg.Account, cfg.Now)
 	c.acks = newAcks(cfg.Now)
+	c.hearing = newHearing(cfg.Conn, c.acks, cfg.Followed)
 	c.reports = newReports(cfg.Now)
 	c.pushed = newPushed(cfg.Now)
 	c.services = newServices(cfg.Conn, cfg.Now)
@@ -165,6 +172,13 @@ func (c *Collector) Run(ctx context.Context) error {
 	defer c.listen(ctx)()
 	var wg sync.WaitGroup
 	wg.Go(func() { c.flushLoop(ctx) })
+	if c.cfg.Sparing && c.hearing.all != nil {
+		wg.Go(func() {
+			if err := c.hearing.run(ctx); err != nil {
+				c.log.ErrorContext(ctx, "acknowledgement samples are listened to no more", "err", err)
+			}
+		})
+	}
 	tick := time.NewTicker(c.cfg.Interval)
 	defer tick.Stop()
 	for ctx.Err() == nil {
@@ -200,7 +214,11 @@ func (c *Collector) listen(ctx context.Context) (stop func()) {
 		subs = append(subs, s)
 		return s
 	}
-	c.acks.sub = subscribe(c.cfg.Conn, ackSubject+">", c.acks.take)
+	if c.cfg.Conn != nil {
+		if err := c.hearing.open(); err != nil {
+			c.log.ErrorContext(ctx, "not subscribed", "subject", ackSubject+">", "err", err)
+		}
+	}
 	c.reports.sub = subscribe(c.cfg.Conn, reportpb.Wildcard, c.reports.take)
 	pushes := []*nats.Subscription{
 		subscribe(c.cfg.Conn, advisorySubject+">", func(m *nats.Msg) { c.pushed.takeAdvisory(m, true) }),
@@ -211,6 +229,7 @@ func (c *Collector) listen(ctx context.Context) (stop func()) {
 	}
 	c.pushed.listenTo(pushes)
 	return func() {
+		c.hearing.close()
 		for _, s := range subs {
 			s.Unsubscribe() // a closed connection has forgotten it already
 		}

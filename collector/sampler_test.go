@@ -144,10 +144,10 @@ func TestFloodIsSampledDownAndSaid(t *testing.T) {
 	hold := sync.OnceFunc(c.acks.mu.Unlock)
 	c.acks.mu.Lock()
 	t.Cleanup(hold)
-	for waitingFor(c.acks.sub) < crowded*2 && droppedBy(c.acks.sub) == 0 {
+	for waitingFor(c.hearing.all) < crowded*2 && droppedBy(c.hearing.all) == 0 {
 		flood(lookAfter * 16)
 	}
-	if n := waitingFor(c.acks.sub); n > maxWaiting {
+	if n := waitingFor(c.hearing.all); n > maxWaiting {
 		t.Errorf("%d wait, more than may", n)
 	}
 	ahead.Add(int64(2 * judgeEvery)) // it stood still for longer than it may take to fill the queue
@@ -167,7 +167,7 @@ func TestFloodIsSampledDownAndSaid(t *testing.T) {
 	if !said {
 		t.Errorf("problems %+v do not say that samples are passed over", s.Problems)
 	}
-	wait.For(t, patience, "an empty queue", func() bool { return waitingFor(c.acks.sub) == 0 })
+	wait.For(t, patience, "an empty queue", func() bool { return waitingFor(c.hearing.all) == 0 })
 	flood(lookAfter * 8)
 	sum := func() (counted, passed uint64) {
 		m.mu.Lock()
@@ -180,7 +180,7 @@ func TestFloodIsSampledDownAndSaid(t *testing.T) {
 	}
 	wait.For(t, patience, "every sample to be accounted for", func() bool {
 		counted, passed := sum()
-		return counted+passed+uint64(droppedBy(c.acks.sub)) == published
+		return counted+passed+uint64(droppedBy(c.hearing.all)) == published
 	})
 	if counted, passed := sum(); passed == 0 || counted == 0 {
 		t.Errorf("%d counted, %d passed over", counted, passed)
@@ -215,14 +215,14 @@ func TestDroppedSamplesAreSaid(t *testing.T) {
 	}
 	runIt(t, c)
 	wait.For(t, patience, "a snapshot", func() bool { return !m.latest().TakenAt.IsZero() })
-	if err := c.acks.sub.SetPendingLimits(100, 1<<20); err != nil {
+	if err := c.hearing.all.SetPendingLimits(100, 1<<20); err != nil {
 		t.Fatal(err)
 	}
 	pub := natstest.Connect(t, srv.ClientURL())
 	hold := sync.OnceFunc(c.acks.mu.Unlock)
 	c.acks.mu.Lock()
 	t.Cleanup(hold)
-	for droppedBy(c.acks.sub) == 0 {
+	for droppedBy(c.hearing.all) == 0 {
 		if err := pub.Publish(ackSubject+"S.c", sample(1, "5")); err != nil {
 			t.Fatal(err)
 		}

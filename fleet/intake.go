@@ -14,6 +14,10 @@ type Intake struct {
 	Passed    uint64    // not counted because Every was above 1
 	Dropped   uint64    // never seen here: the queue before the intake was full
 	Waiting   int       // in that queue
+	// Share of the time in which samples are listened to, because all of them would
+	// cost the servers more; 1: always. Targets of splits and consumers that are
+	// being measured are listened to all the time.
+	Share float64
 }
 
 // Whole reports whether every sample that arrived is counted.

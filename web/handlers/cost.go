@@ -105,6 +105,7 @@ func (s *Server) costDetail(ctx context.Context) (templates.Detail, error) {
 		{Name: "Counted", Value: countWords(in.Counted), Key: id + "/f-counted"}, {Name: "Passed over", Value: countWords(in.Passed), Key: id + "/f-passed"},
 		{Name: "Lost before they were read", Value: countWords(in.Dropped), Key: id + "/f-dropped"}, {Name: "Waiting", Value: countWords(uint64(max(in.Waiting, 0))), Key: id + "/f-waiting"},
 		{Name: "Counted are", Value: intakeWords(in), Key: id + "/f-every"},
+		{Name: "Listened to", Value: hearingWords(in), Key: id + "/f-share"},
 	}}
 	v.Cards = append(v.Cards, intake)
 	v.Tables = append(v.Tables, s.tierTable(), s.problemTable())
@@ -120,6 +121,14 @@ func intakeWords(in fleet.Intake) string {
 		return "all that arrive"
 	}
 	return fmt.Sprintf("every %dth, since %s: more arrive than can be counted", in.Every, in.Since.UTC().Format("15:04:05 UTC"))
+}
+
+// hearingWords say whether samples are listened to in turns.
+func hearingWords(in fleet.Intake) string {
+	if in.Share == 0 || in.Share == 1 {
+		return "all the time"
+	}
+	return fmt.Sprintf("%.0f %% of the time, to spare the servers; all the time where a split sends or a consumer is measured", 100*in.Share)
 }
 
 func (s *Server) tierTable() templates.DetailTable {

@@ -17,7 +17,7 @@ func TestCostPage(t *testing.T) {
 	w.snap.Intake = fleet.Intake{Every: 1, PerSecond: 360, Counted: 184_000}
 	st := newSite(t, w)
 	a := st.get("/cost").status(200)
-	for _, want := range []string{"all of it is watched", "42 ms", "estimate", "360", "31.0 MiB", "of 4.00 GiB", "184,000", "all that arrive", "Everything answers", "about once a minute"} {
+	for _, want := range []string{"all of it is watched", "42 ms", "estimate", "360", "31.0 MiB", "of 4.00 GiB", "184,000", "all that arrive", "all the time", "Everything answers", "about once a minute"} {
 		a.says("main", want)
 	}
 	var lines []costLine
@@ -41,5 +41,7 @@ func TestCostPageSaysWhatIsMissing(t *testing.T) {
 	}
 	w.snap.Intake = fleet.Intake{Every: 4, Since: epoch.Add(-time.Minute), Passed: 3000}
 	newSite(t, w).get("/cost").status(200).says("main", "1 of 4 ACK samples is counted").says("main", "every 4th").says("main", "3,000")
+	w.snap.Intake = fleet.Intake{Every: 1, Share: 0.25}
+	newSite(t, w).get("/cost").status(200).says("main", "25 % of the time")
 	newSite(t, emptyWorld()).get("/cost").status(200).says("main", "no data yet")
 }
