@@ -113,7 +113,8 @@ func (set *rowSet) fill(s *fleet.Snapshot) {
 	names := make(map[string]string, len(s.Servers))
 	answered := fnv.New64a()
 	answers := int64(0)
-	for _, x := range s.Servers {
+	for i := range s.Servers {
+		x := &s.Servers[i]
 		names[x.ID] = x.Name
 		skew := int64(absent)
 		if !x.Now.IsZero() {
@@ -141,7 +142,8 @@ func (set *rowSet) fill(s *fleet.Snapshot) {
 		return id
 	}
 	set.routes = len(set.rows)
-	for _, x := range s.Routes {
+	for i := range s.Routes {
+		x := &s.Routes[i]
 		to := x.ToName
 		if to == "" {
 			to = name(x.To)
@@ -154,12 +156,14 @@ func (set *rowSet) fill(s *fleet.Snapshot) {
 			micros(x.RTT), x.Pending, int64(x.Conns), int64(x.Subs), x.Uptime.Milliseconds())
 	}
 	set.gateways = len(set.rows)
-	for _, x := range s.Gateways {
+	for i := range s.Gateways {
+		x := &s.Gateways[i]
 		set.add(fleet.KindGateway, key2(name(x.From), x.ToCluster), 0, x.At,
 			count(x.InMsgs), count(x.OutMsgs), count(x.InBytes), count(x.OutBytes), micros(x.RTT))
 	}
 	set.leafs = len(set.rows)
-	for _, x := range s.Leafs {
+	for i := range s.Leafs {
+		x := &s.Leafs[i]
 		set.add(fleet.KindLeaf, key3(name(x.Server), x.Name, x.Account), 0, x.At,
 			count(x.InMsgs), count(x.OutMsgs), count(x.InBytes), count(x.OutBytes), micros(x.RTT), int64(x.Subs))
 	}
@@ -167,17 +171,20 @@ func (set *rowSet) fill(s *fleet.Snapshot) {
 	// servers they are another counter.
 	sum := int64(answered.Sum64() >> 1)
 	set.accounts = len(set.rows)
-	for _, x := range s.Accounts {
+	for i := range s.Accounts {
+		x := &s.Accounts[i]
 		set.add(fleet.KindAccount, key1(x.Name), sum, x.At, count(x.InMsgs), count(x.OutMsgs), count(x.InBytes), count(x.OutBytes),
 			int64(x.Conns), int64(x.Subs), count(x.Slow), int64(x.Leafs))
 	}
 	set.streams = len(set.rows)
-	for _, x := range s.Streams {
+	for i := range s.Streams {
+		x := &s.Streams[i]
 		set.add(fleet.KindStream, key2(x.Account, x.StreamKey.Stream), epochOf(x.Created), x.At,
 			count(x.Messages), count(x.Bytes), count(x.LastSeq), count(x.FirstSeq)-1, int64(x.Distinct), int64(x.Consumers))
 	}
 	set.consumers = len(set.rows)
-	for _, x := range s.Consumers {
+	for i := range s.Consumers {
+		x := &s.Consumers[i]
 		set.add(fleet.KindConsumer, key3(x.Account, x.Stream, x.ConsumerKey.Consumer), epochOf(x.Created), x.At,
 			count(x.Delivered+x.Pending), count(x.Delivered), count(x.Delivered)-int64(x.AckPending), count(x.AckFloor),
 			count(x.Pending), int64(x.AckPending), int64(x.Redelivered), int64(x.Waiting))

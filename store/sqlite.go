@@ -76,7 +76,7 @@ func openFile(ctx context.Context, name string, dir fs.FS, log *slog.Logger) (*f
 	f := &file{path: name}
 	var err error
 	if f.w, err = openPool(name, 1, "_txlock=immediate", "busy_timeout(5000)", "synchronous(FULL)", "foreign_keys(ON)",
-		"trusted_schema(OFF)", "cache_size(-4096)", "wal_autocheckpoint(4000)", "journal_size_limit(67108864)"); err != nil {
+		"trusted_schema(OFF)", "cache_size(-4096)", "wal_autocheckpoint(6000)", "journal_size_limit(67108864)"); err != nil {
 		return nil, err
 	}
 	if err := migrate(ctx, f.w, dir, log.With("file", filepath.Base(name))); err != nil {
