@@ -125,6 +125,7 @@ type foldState struct {
 	gone    tally     // of members that are gone
 	members map[fleet.ConsumerKey]member
 	seen    uint64
+	most    int // at once
 }
 
 type member struct {
@@ -256,7 +257,8 @@ func (f *folds) fold(rows []fleet.Consumer) (out []fleet.Consumer, of map[fleet.
 		}
 		sum.Delivered += s.gone.delivered
 		sum.AckFloor += s.gone.ackFloor
-		sum.Created, sum.Fold.Seen = s.first, s.seen
+		s.most = max(s.most, sum.Fold.Count)
+		sum.Created, sum.Fold.Seen, sum.Fold.Most = s.first, s.seen, s.most
 		slices.SortFunc(sum.Fold.Top, func(a, b fleet.Consumer) int {
 			return cmp.Or(cmp.Compare(b.Pending+uint64(b.AckPending), a.Pending+uint64(a.AckPending)), cmp.Compare(a.Consumer, b.Consumer))
 		})

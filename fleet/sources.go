@@ -110,6 +110,7 @@ type Fold struct {
 	Pattern string // of their names, "*" for what is generated in them
 	Filter  string // of their subjects; "" is all
 	Count   int    // those that exist now
+	Most    int    // the most that existed in one round, since this row exists
 	Seen    uint64 // those seen since this row exists
 	Top     []Consumer
 }

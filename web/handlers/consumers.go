@@ -214,9 +214,6 @@ func foldWords(c *fleet.Consumer) string {
 	if c.Fold == nil {
 		return ""
 	}
-	if c.Fold.Count == 0 {
-		return "short-lived"
-	}
 	return count(c.Fold.Count, "short-lived consumer")
 }
 
@@ -245,14 +242,40 @@ func (s *Server) consumer(k fleet.ConsumerKey) *fleet.Consumer {
 	return consumerNamed(s.Metrics.Latest(), k)
 }
 
+// memberOf finds a short-lived consumer among those that its row keeps in detail.
+func (s *Server) memberOf(k fleet.ConsumerKey) (fold, con *fleet.Consumer) {
+	snap := s.Metrics.Latest()
+	for i := range snap.Consumers {
+		f := &snap.Consumers[i]
+		if f.Fold == nil || f.Account != k.Account || f.Stream != k.Stream {
+			continue
+		}
+		for j := range f.Fold.Top {
+			if f.Fold.Top[j].ConsumerKey == k {
+				return f, &f.Fold.Top[j]
+			}
+		}
+	}
+	return nil, nil
+}
+
 func (s *Server) consumerRow(con *fleet.Consumer) consumerRow {
 	return rowOf(con, s.Metrics.Rates(), s.observed())
 }
 
 func (s *Server) showConsumer(c echo.Context) error {
-	_, con, err := s.consumerOfPath(c)
+	k, con, err := s.consumerOfPath(c)
 	if err != nil {
+		for _, name := range []string{k.Consumer, strings.TrimSuffix(k.Consumer, "."+format(c))} {
+			k.Consumer = name
+			if fold, member := s.memberOf(k); member != nil {
+				return s.showMember(c, fold, member)
+			}
+		}
 		return err
+	}
+	if con.Fold != nil {
+		return s.showFold(c, con)
 	}
 	if format(c) != "" {
 		row := s.consumerRow(con)
@@ -284,17 +307,7 @@ func (s *Server) answerConsumer(c echo.Context, status int, con *fleet.Consumer,
 	if v.Charts, err = s.charts(c.Request().Context(), args, "consumer-latency", "consumer-rate", "consumer-pending", "consumer-inflight", "consumer-redelivered", "consumer-waiting"); err != nil {
 		return err
 	}
-	limit := func(n int) string {
-		if n <= 0 {
-			return "none"
-		}
-		return countWords(uint64(n))
-	}
-	v.Config = []templates.Setting{
-		{Name: "Subjects", Value: cmp.Or(strings.Join(con.FilterSubjects, ", "), "all of the stream")}, {Name: "ack_policy", Value: con.AckPolicy}, {Name: "ack_wait", Value: duration(con.AckWait)},
-		{Name: "max_ack_pending", Value: limit(con.MaxAckPending)}, {Name: "max_deliver", Value: limit(con.MaxDeliver)}, {Name: "sample_freq", Value: sampledText(con)},
-		{Name: "Created", Value: cmp.Or(s.when(con.Created).Exact, none)},
-	}
+	v.Config = s.consumerConfig(con)
 	v.Limits = ownerLimits(con.Limits)
 	v.Replicas, v.Findings = replicaRows(con.Leader, con.Peers), s.findingsOn(k.Entity())
 	for _, rev := range s.Control.Splits() {
@@ -312,6 +325,20 @@ func (s *Server) answerConsumer(c echo.Context, status int, con *fleet.Consumer,
 	f := follow(s.frame(c, k.Consumer, navConsumers, templates.Crumb{Name: "Consumers", URL: "/consumers"}, templates.Crumb{Name: k.Stream, URL: v.StreamURL}, templates.Crumb{Name: k.Consumer}), topic)
 	f.Charts, f.Range = true, span.choices(consumerURL(k))
 	return showAs(c, status, templates.ConsumerPage(f, v), templates.MeasureBox(v.Measure))
+}
+
+func (s *Server) consumerConfig(con *fleet.Consumer) []templates.Setting {
+	limit := func(n int) string {
+		if n <= 0 {
+			return "none"
+		}
+		return countWords(uint64(n))
+	}
+	return []templates.Setting{
+		{Name: "Subjects", Value: cmp.Or(strings.Join(con.FilterSubjects, ", "), "all of the stream")}, {Name: "ack_policy", Value: con.AckPolicy}, {Name: "ack_wait", Value: duration(con.AckWait)},
+		{Name: "max_ack_pending", Value: limit(con.MaxAckPending)}, {Name: "max_deliver", Value: limit(con.MaxDeliver)}, {Name: "sample_freq", Value: sampledText(con)},
+		{Name: "Created", Value: cmp.Or(s.when(con.Created).Exact, none)},
+	}
 }
 
 // consumerCols are the series behind a consumer's figures.
@@ -609,6 +636,7 @@ type consumerDoc struct {
 	Subjects    []string     `json:"subjects"`
 	Pattern     string       `json:"fold_pattern,omitempty"` // set: a row of many short-lived consumers
 	Members     int          `json:"fold_now,omitempty"`
+	Most        int          `json:"fold_most,omitempty"`
 	Seen        uint64       `json:"fold_seen,omitempty"`
 	At          time.Time    `json:"measured_at"`
 	Source      fleet.Source `json:"source"`
@@ -626,7 +654,7 @@ func (s *Server) consumerLine(r *consumerRow) consumerDoc {
 		Target: r.target, State: state, Subjects: k.FilterSubjects, At: k.At.UTC(), Source: k.Source,
 	}
 	if f := k.Fold; f != nil {
-		d.Pattern, d.Members, d.Seen = f.Pattern, f.Count, f.Seen
+		d.Pattern, d.Members, d.Most, d.Seen = f.Pattern, f.Count, f.Most, f.Seen
 	}
 	return d
 }
