@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"ballast/fleet"
@@ -50,31 +51,17 @@ func (db *DB) blobs(ctx context.Context, table string, id, first, last int64, f 
 	if last < first {
 		return nil
 	}
+	return db.blobsOf(ctx, table, keysOf(id, first, last), f)
+}
+
+// keysOf are the keys of the entity's slots first, first+1, …, last.
+func keysOf(id, first, last int64) []byte {
 	keys := make([]byte, 0, 20*(last-first+1))
 	for slot := first; slot <= last; slot++ {
 		keys = append(keys, ',')
 		keys = strconv.AppendInt(keys, slot<<entityBits|id, 10)
 	}
-	return db.blobsOf(ctx, table, keys, f)
-}
-
-// rawBlobs is blobs of raw, whose slots do not stand at every unit: looking for
-// those that are not there would be most of the work.
-func (db *DB) rawBlobs(ctx context.Context, id, first, last int64, f func(slot int64, data []byte) error) error {
-	k, err := db.known(ctx)
-	if err != nil {
-		return err
-	}
-	i, _ := slices.BinarySearch(k.slots, first)
-	var keys []byte
-	for ; i < len(k.slots) && k.slots[i] <= last; i++ {
-		keys = append(keys, ',')
-		keys = strconv.AppendInt(keys, k.slots[i]<<entityBits|id, 10)
-	}
-	if len(keys) == 0 {
-		return nil
-	}
-	return db.blobsOf(ctx, "raw", keys, f)
+	return keys
 }
 
 // blobsOf takes the keys as ",1,2,3".
@@ -107,30 +94,12 @@ func (db *DB) chunks(ctx context.Context, id int64, cols []column, from, to int6
 // chunksIn is chunks whose slices are used again for the next one, unless room
 // is nil.
 func (db *DB) chunksIn(ctx context.Context, room *scratch, id int64, cols []column, from, to int64, f func(chunk) error) error {
-	db.mu.RLock()
-	var inMemory []chunk
-	known := map[int64]bool{} // slots held in memory: on disk they are not, or not yet all
-	for i := range len(db.closing) + 1 {
-		h := db.open
-		if i < len(db.closing) {
-			h = db.closing[i]
-		}
-		if h == nil || h.start > to+unit || h.end < from-maxUnits*unit {
-			continue
-		}
-		known[h.start/unit] = true
-		if b := h.blocks[id]; b != nil {
-			inMemory = append(inMemory, db.copyBlock(b, cols))
-		}
+	newest, keys, err := db.looksOf(ctx, id, cols, from, to)
+	if err != nil {
+		return err
 	}
-	db.mu.RUnlock()
-	// What is in memory is the newest, without a hole: when it begins before the
-	// range does, nothing on disk is needed.
-	if len(inMemory) == 0 || inMemory[0].at[0] >= from {
-		err := db.rawBlobs(ctx, id, (from-maxUnits*unit)/unit, to/unit+1, func(slot int64, data []byte) error {
-			if known[slot] {
-				return nil
-			}
+	if len(keys) > 0 {
+		err := db.blobsOf(ctx, "raw", keys, func(slot int64, data []byte) error {
 			c, err := decodeBlockIn(data, db.layouts, cols, slot*unit, room)
 			if err != nil {
 				return err
@@ -141,12 +110,53 @@ func (db *DB) chunksIn(ctx context.Context, room *scratch, id int64, cols []colu
 			return err
 		}
 	}
-	for _, c := range inMemory {
+	for _, c := range newest {
 		if err := f(c); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// looksOf returns the looks that are in memory, and the keys of the slots of raw
+// that hold those before them.
+func (db *DB) looksOf(ctx context.Context, id int64, cols []column, from, to int64) (newest []chunk, keys []byte, err error) {
+	db.mu.RLock()
+	var inMemory [8]int64 // slots: on disk they are not, or not yet all
+	held := inMemory[:0]
+	for i := range len(db.closing) + 1 {
+		h := db.open
+		if i < len(db.closing) {
+			h = db.closing[i]
+		}
+		if h == nil || h.start > to+unit || h.end < from-maxUnits*unit {
+			continue
+		}
+		held = append(held, h.start/unit)
+		if b := h.blocks[id]; b != nil {
+			newest = append(newest, db.copyBlock(b, cols))
+		}
+	}
+	db.mu.RUnlock()
+	// What is in memory is the newest, without a hole: when it begins before the
+	// range does, nothing on disk is needed.
+	if len(newest) > 0 && newest[0].at[0] < from {
+		return newest, nil, nil
+	}
+	k, err := db.known(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	// Slots do not stand at every unit: looking for those that are not there
+	// would be most of the work.
+	i, _ := slices.BinarySearch(k.slots, (from-maxUnits*unit)/unit)
+	for ; i < len(k.slots) && k.slots[i] <= to/unit+1; i++ {
+		if !slices.Contains(held, k.slots[i]) {
+			keys = append(keys, ',')
+			keys = strconv.AppendInt(keys, k.slots[i]<<entityBits|id, 10)
+		}
+	}
+	return newest, keys, nil
 }
 
 func (db *DB) copyBlock(b *block, cols []column) chunk {
@@ -283,56 +293,131 @@ func (f *folder) fine(cells []cell) {
 // rooms are used by one reader at a time, and again by the next.
 var rooms = sync.Pool{New: func() any { return &scratch{} }}
 
+// stretch is what is read of one table.
+type stretch struct {
+	lvl      int // -1: raw
+	from, to int64
+	keys     []byte
+}
+
 // fold feeds one folder per column with what is known of an entity in [from,
 // to), from the given level (-1 is raw) as far as it is built, the rest from
 // the finer ones. from is a multiple of the level's step.
 func (db *DB) fold(ctx context.Context, id int64, cols []column, lvl int, from, to int64, built []int64, folders []*folder) error {
-	room := rooms.Get().(*scratch)
-	defer rooms.Put(room)
-	return db.foldIn(ctx, room, id, cols, lvl, from, to, built, folders)
-}
-
-func (db *DB) foldIn(ctx context.Context, room *scratch, id int64, cols []column, lvl int, from, to int64, built []int64, folders []*folder) error {
-	if from >= to {
-		return nil
-	}
-	if lvl < 0 {
-		for _, f := range folders {
-			f.from, f.to, f.any = from, to, false
+	var plan []stretch
+	for ; lvl >= 0 && from < to; lvl-- {
+		l, end := levels[lvl], min(to, built[lvl])
+		if from < end {
+			plan = append(plan, stretch{lvl, from, end, keysOf(id, from/l.span, (end-1)/l.span)})
+			from = end
 		}
-		return db.chunksIn(ctx, room, id, cols, from, to, func(c chunk) error {
-			for i, f := range folders {
-				f.looks(c.at, c.cols[i], c.interval)
-			}
-			return nil
-		})
 	}
-	l := levels[lvl]
-	end := min(to, built[lvl])
-	if from < end {
-		for _, f := range folders {
-			f.from, f.to = from, end
-		}
-		err := db.blobs(ctx, l.table, id, from/l.span, (end-1)/l.span, func(slot int64, data []byte) error {
-			return l.rows(slot, data, func(start int64, data []byte) error {
-				if start >= end || l.part > 0 && start+l.part <= from {
-					return nil
-				}
-				got, err := decodeCellsIn(data, db.layouts, cols, start, l.step, room)
-				if err != nil {
-					return err
-				}
-				for i, f := range folders {
-					f.fine(got[i])
-				}
-				return nil
-			})
-		})
+	var newest []chunk
+	if from < to {
+		looks, keys, err := db.looksOf(ctx, id, cols, from, to)
 		if err != nil {
 			return err
 		}
+		newest = looks
+		if len(keys) > 0 {
+			plan = append(plan, stretch{-1, from, to, keys})
+		}
 	}
-	return db.foldIn(ctx, room, id, cols, lvl-1, max(from, end), to, built, folders)
+	room := rooms.Get().(*scratch)
+	defer rooms.Put(room)
+	looks := func(c chunk) {
+		for i, f := range folders {
+			f.from, f.to = from, to
+			f.looks(c.at, c.cols[i], c.interval)
+		}
+	}
+	for _, f := range folders {
+		f.any = false
+	}
+	err := db.stretches(ctx, plan, func(s *stretch, slot int64, data []byte) error {
+		if s.lvl < 0 {
+			c, err := decodeBlockIn(data, db.layouts, cols, slot*unit, room)
+			if err == nil {
+				looks(c)
+			}
+			return err
+		}
+		l := levels[s.lvl]
+		return l.rows(slot, data, func(start int64, data []byte) error {
+			if start >= s.to || l.part > 0 && start+l.part <= s.from {
+				return nil
+			}
+			got, err := decodeCellsIn(data, db.layouts, cols, start, l.step, room)
+			if err != nil {
+				return err
+			}
+			for i, f := range folders {
+				f.from, f.to = s.from, s.to
+				f.fine(got[i])
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	for _, c := range newest {
+		looks(c)
+	}
+	return nil
+}
+
+// stretches calls f with the blobs of all stretches, in their order. It is one
+// statement: of a small one the most is its beginning and its end.
+func (db *DB) stretches(ctx context.Context, plan []stretch, f func(s *stretch, slot int64, data []byte) error) error {
+	if err := ctx.Err(); err != nil || len(plan) == 0 {
+		return err
+	}
+	// Some rows are read at once: waiting for ctx meanwhile costs more.
+	ctx = context.WithoutCancel(ctx)
+	var text strings.Builder
+	var args []any
+	for i := range plan {
+		s, table := &plan[i], "raw"
+		if s.lvl >= 0 {
+			table = levels[s.lvl].table
+		}
+		if i > 0 {
+			text.WriteString(" UNION ALL ")
+		}
+		fmt.Fprintf(&text, "SELECT %d, k, d FROM json_each(?%d) AS j CROSS JOIN %s ON k = j.value", i, i+1, table)
+		s.keys[0] = '['
+		args = append(args, string(append(s.keys, ']')))
+	}
+	query, err := db.metrics.reading(ctx, text.String())
+	if err != nil {
+		return fmt.Errorf("read measurements: %w", err)
+	}
+	rows, err := query.QueryContext(ctx, args...)
+	if err != nil {
+		return fmt.Errorf("read measurements: %w", err)
+	}
+	defer rows.Close()
+	last := 0
+	for rows.Next() {
+		var i int
+		var k int64
+		var data sql.RawBytes
+		if err := rows.Scan(&i, &k, &data); err != nil {
+			return fmt.Errorf("read measurements: %w", err)
+		}
+		if i < last {
+			return fmt.Errorf("read measurements: stretch %d came after %d", i, last)
+		}
+		last = i
+		if err := f(&plan[i], k>>entityBits, data); err != nil {
+			return fmt.Errorf("read slot %d of entity %d, stretch %d: %w", k>>entityBits, k&entityMask, i, err)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read measurements: %w", err)
+	}
+	return nil
 }
 
 // builtUntil reads how far each roll-up is built.
