@@ -283,9 +283,9 @@ func (f *folder) gauges(at, v []int64, gap int64) {
 
 // fine folds cells of a finer level.
 func (f *folder) fine(cells []cell) {
-	for _, c := range cells {
-		if c.n > 0 && c.at >= f.from && c.at < f.to {
-			f.cellAt(c.at).merge(c)
+	for i := range cells {
+		if c := &cells[i]; c.n > 0 && c.at >= f.from && c.at < f.to {
+			f.cellAt(c.at).merge(*c)
 		}
 	}
 }

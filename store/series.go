@@ -71,8 +71,10 @@ func (db *DB) Series(ctx context.Context, q fleet.SeriesQuery) (fleet.Series, er
 	gap := func(at int64) {
 		out.Data = append(out.Data, fleet.Point{At: fromMS(at)})
 	}
+	out.Data = make([]fleet.Point, 0, len(cells)+8)
 	last := floor(from, step) - step
-	for i, c := range cells {
+	for i := range cells {
+		c := &cells[i]
 		_, marked := slices.BinarySearch(gaps, c.at)
 		apart := c.at - last
 		if i == 0 {
@@ -81,7 +83,7 @@ func (db *DB) Series(ctx context.Context, q fleet.SeriesQuery) (fleet.Series, er
 		if apart > limit || marked && apart > step {
 			gap(last + step)
 		}
-		out.Data = append(out.Data, col.point(c))
+		out.Data = append(out.Data, col.point(*c))
 		last = c.at
 	}
 	if end := floor(to-1, step); end-last > limit {
