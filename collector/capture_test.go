@@ -320,12 +320,12 @@ func checkVersion(t *testing.T, version string) {
 	if h := decodeInto[healthz](t, capture(t, version, "healthz")); h.Status != "ok" {
 		t.Errorf("health %+v", h)
 	}
-	l.addConnz(decodeInto[connz](t, capture(t, version, "connz")))
-	i := slices.IndexFunc(l.conns, func(c fleet.Conn) bool { return c.Name == "the-app" })
+	l.addConnz(askTopConns, decodeInto[connz](t, capture(t, version, "connz")))
+	i := slices.IndexFunc(l.conns(), func(c fleet.Conn) bool { return c.Name == "the-app" })
 	if i < 0 {
-		t.Fatalf("connections %+v", l.conns)
+		t.Fatalf("connections %+v", l.conns())
 	}
-	if c := l.conns[i]; c.CID == 0 || c.Account != "APP" || c.User != "app" || c.Lang != "go" || c.Version == "" || c.IP != "127.0.0.1" ||
+	if c := l.conns()[i]; c.CID == 0 || c.Account != "APP" || c.User != "app" || c.Lang != "go" || c.Version == "" || c.IP != "127.0.0.1" ||
 		c.Subs == 0 || c.InMsgs == 0 || c.OutMsgs == 0 || c.InBytes == 0 || c.OutBytes == 0 || c.Start.IsZero() || c.Idle == "" {
 		t.Errorf("connection %+v", c)
 	}
@@ -395,11 +395,11 @@ func checkVersion(t *testing.T, version string) {
 	sys("sys-connz", func(d *json.Decoder) error {
 		var z connz
 		err := d.Decode(&z)
-		got.addConnz(&z)
+		got.addConnz(askTopConns, &z)
 		return err
 	})
-	if !slices.ContainsFunc(got.conns, func(c fleet.Conn) bool { return c.Name == "the-app" && c.Account == "APP" }) {
-		t.Errorf("connections %+v over the system account", got.conns)
+	if !slices.ContainsFunc(got.conns(), func(c fleet.Conn) bool { return c.Name == "the-app" && c.Account == "APP" }) {
+		t.Errorf("connections %+v over the system account", got.conns())
 	}
 	sys("sys-connz-subs", func(d *json.Decoder) error {
 		var z subbedConnz

@@ -24,7 +24,8 @@ type look struct {
 	gateways []fleet.Gateway
 	leafs    []fleet.Leaf
 	accounts []fleet.Account
-	conns    []fleet.Conn
+	waiting  []fleet.Conn // the first by bytes that wait
+	busy     []fleet.Conn // the first by what they were sent
 	known    []neighbour
 	problems []fleet.Problem
 }
@@ -42,9 +43,10 @@ type neighbour struct {
 type assets struct {
 	at        time.Time
 	took      time.Duration
-	configs   bool   // the rows have their configurations
-	held      jsz    // what the server counts
-	server    string // "" for the JetStream API, which answers with every leader's word
+	cpu       time.Duration // that the answer took the server; an estimate
+	configs   bool          // the rows have their configurations
+	held      jsz           // what the server counts
+	server    string        // "" for the JetStream API, which answers with every leader's word
 	streams   []fleet.Stream
 	consumers []fleet.Consumer
 	// elsewhere names the leaders of those that this server does not lead; ""
@@ -171,18 +173,56 @@ func (l *look) setAccstatz(z *accstatz) {
 	}
 }
 
-func (l *look) addConnz(z *connz) {
+func (l *look) addConnz(q question, z *connz) {
+	to := &l.waiting
+	if q == askBusyConns {
+		to = &l.busy
+	}
 	for _, c := range z.Conns {
-		if slices.ContainsFunc(l.conns, func(o fleet.Conn) bool { return o.CID == c.CID }) {
+		if hasConn(*to, c.CID) {
 			continue
 		}
-		l.conns = append(l.conns, fleet.Conn{
+		*to = append(*to, fleet.Conn{
 			Server: l.server.ID, CID: c.CID, Name: c.Name, Account: cmp.Or(c.NameTag, c.Account), User: c.User,
 			Lang: c.Lang, Version: c.Version, IP: c.IP, RTT: time.Duration(c.RTT), Pending: c.Pending, Subs: c.Subs,
 			InMsgs: uint64(c.InMsgs), OutMsgs: uint64(c.OutMsgs), InBytes: uint64(c.InBytes), OutBytes: uint64(c.OutBytes),
 			Start: c.Start.Time, Idle: c.Idle, At: l.server.At,
 		})
 	}
+}
+
+func hasConn(list []fleet.Conn, cid uint64) bool {
+	return slices.ContainsFunc(list, func(o fleet.Conn) bool { return o.CID == cid })
+}
+
+// keepConns takes over the connections that were not asked for now from the
+// look before, if there is one.
+func (l *look) keepConns(old *look, what asked) {
+	if old == nil || old.server.ID != l.server.ID {
+		return
+	}
+	if !what[askTopConns] {
+		l.waiting = old.waiting
+	}
+	if !what[askBusyConns] {
+		l.busy = old.busy
+	}
+}
+
+// conns are the first connections by every order, each once, by its newest
+// figures.
+func (l *look) conns() []fleet.Conn {
+	newer, older := l.waiting, l.busy
+	if len(newer) > 0 && len(older) > 0 && older[0].At.After(newer[0].At) {
+		newer, older = older, newer
+	}
+	out := slices.Clone(newer)
+	for _, c := range older {
+		if !hasConn(newer, c.CID) {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // readAssets reads the /jsz answer of a server.
@@ -206,12 +246,13 @@ func newAssets(server string, at time.Time) *assets {
 	}
 }
 
-// due is when these may be asked for again.
-func (a *assets) due() time.Time {
+// due is when these may be asked for again, if rounds begin once an interval.
+func (a *assets) due(interval time.Duration) time.Time {
 	if a == nil {
 		return time.Time{}
 	}
-	return a.at.Add(min(bulkDuty*a.took, time.Minute))
+	rest := min(cpuDuty*a.cpu, 3*interval/2) // the round after the next, and not the one after that
+	return a.at.Add(max(rest, min(bulkDuty*a.took, time.Minute)))
 }
 
 // describe adds what /jsz alone tells of the server.

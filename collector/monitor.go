@@ -209,18 +209,20 @@ func (m *monitor) poll(ctx context.Context, e endpoint, what asked, cost *bill) 
 		l.setAccstatz(&z)
 		return err
 	})
-	if old := e.last; !what[askTopConns] && old != nil && old.server.ID == v.ID {
-		l.conns = old.conns
-		return l, nil
-	}
-	cost.in(askTopConns)
-	for _, sort := range connOrders {
-		part("/connz?auth=1&limit=64&sort="+sort, bulkTimeout, func(d *json.Decoder) error {
-			var z connz
-			err := d.Decode(&z)
-			l.addConnz(&z)
-			return err
-		})
+	l.keepConns(e.last, what)
+	for q, orders := range connOrders {
+		if !what[q] {
+			continue
+		}
+		cost.in(question(q))
+		for _, sort := range orders {
+			part("/connz?auth=1&limit=64&sort="+sort, bulkTimeout, func(d *json.Decoder) error {
+				var z connz
+				err := d.Decode(&z)
+				l.addConnz(question(q), &z)
+				return err
+			})
+		}
 	}
 	return l, nil
 }
@@ -237,7 +239,9 @@ func (m *monitor) pollAssets(ctx context.Context, e endpoint, what asked, cost *
 		cost.in(askConfigs)
 	}
 	err := m.get(ctx, e, path, bulkTimeout, cost, func(d *json.Decoder) (err error) {
-		a, err = readAssets(d, &e.last.server, begun)
+		if a, err = readAssets(d, &e.last.server, begun); err == nil {
+			a.cpu = cpuOf(d.InputOffset(), cpuHTTPByte)
+		}
 		return err
 	})
 	if err != nil {

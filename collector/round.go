@@ -135,7 +135,7 @@ func (r *round) poll(ctx context.Context, e *endpoint) {
 	}
 	e.busy = true
 	m, copied, begun := c.monitor, *e, c.now()
-	what := e.take(begun, c.cfg.Interval, askServer, askTopConns)
+	what := e.take(begun, c.cfg.Interval, askServer, askTopConns, askBusyConns)
 	r.start(ctx, e, e.err == nil, func(cost *bill) func() {
 		l, err := m.poll(ctx, copied, what, cost)
 		return func() {
@@ -151,7 +151,7 @@ func (r *round) poll(ctx context.Context, e *endpoint) {
 }
 
 func (r *round) pollAssets(ctx context.Context, e *endpoint) {
-	if e.err != nil || e.assetsBusy || e.last.server.JetStream == nil || r.c.now().Before(e.assets.due()) {
+	if e.err != nil || e.assetsBusy || e.last.server.JetStream == nil || r.c.now().Before(e.assets.due(r.c.cfg.Interval)) {
 		return
 	}
 	r.readAssets(ctx, e)
@@ -283,7 +283,7 @@ func (r *round) askSystem(ctx context.Context) {
 	}
 	s.busy = true
 	ask, begun := s.ask(), r.c.now()
-	what := s.take(begun, r.c.cfg.Interval, askServer, askTopConns)
+	what := s.take(begun, r.c.cfg.Interval, askServer, askTopConns, askBusyConns)
 	r.start(ctx, s, s.err == nil, func(cost *bill) func() {
 		got, err := ask.gather(ctx, what, cost)
 		return func() {
@@ -300,7 +300,7 @@ func (r *round) askSystem(ctx context.Context) {
 
 func (r *round) askSystemAssets(ctx context.Context) {
 	s := r.c.system
-	if s.err != nil || s.assetsBusy || !s.assetsDue() {
+	if s.err != nil || s.assetsBusy || !s.assetsDue(r.c.cfg.Interval) {
 		return
 	}
 	r.readSystemAssets(ctx)
@@ -334,7 +334,7 @@ func (r *round) readSystemAssets(ctx context.Context) {
 // consumers whose leaders neither monitoring nor the system account can read.
 func (r *round) askAccount(ctx context.Context) {
 	c, a := r.c, r.c.account
-	if a.nc == nil || a.busy || !a.nc.IsConnected() || c.now().Before(a.last.due()) {
+	if a.nc == nil || a.busy || !a.nc.IsConnected() || c.now().Before(a.last.due(c.cfg.Interval)) {
 		return
 	}
 	if c.last != nil && !c.needAccount {
@@ -500,7 +500,7 @@ func (r *round) assemble(ctx context.Context) fleet.Snapshot {
 			s.Routes = append(s.Routes, l.routes...)
 			s.Gateways = append(s.Gateways, l.gateways...)
 			s.Leafs = append(s.Leafs, l.leafs...)
-			s.Conns = append(s.Conns, l.conns...)
+			s.Conns = append(s.Conns, l.conns()...)
 			problems = append(problems, l.problems...)
 			if x := one.extras; x != nil {
 				row.Internals = x.internals

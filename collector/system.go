@@ -106,9 +106,7 @@ func (s *system) took(got *gathered, err error) {
 				delete(s.extras, old)
 			}
 		}
-		if old := s.looks[id]; l.conns == nil && old != nil && !got.what[askTopConns] {
-			l.conns = old.conns
-		}
+		l.keepConns(s.looks[id], got.what)
 		if way, ok := s.way[id]; !ok || l.server.RTT < way {
 			s.way[id] = l.server.RTT
 		}
@@ -127,9 +125,9 @@ func (s *system) took(got *gathered, err error) {
 
 // assetsDue reports whether the servers may be asked for their streams again:
 // the slowest of them decides.
-func (s *system) assetsDue() bool {
+func (s *system) assetsDue(interval time.Duration) bool {
 	for id := range s.alive {
-		if s.now().Before(s.assets[id].due()) {
+		if s.now().Before(s.assets[id].due(interval)) {
 			return false
 		}
 	}
@@ -181,8 +179,9 @@ func (a systemAsk) gather(ctx context.Context, what asked, cost *bill) (*gathere
 		got.partial = append(got.partial, "VARZ was not read of all servers: "+reason(err)+".")
 	}
 	n := len(got.looks)
-	gateways, leafs := false, false
+	routes, gateways, leafs := false, false, false
 	for _, l := range got.looks {
+		routes = routes || l.server.Cluster != "" || l.server.Routes > 0
 		gateways = gateways || l.gateway != ""
 		leafs = leafs || l.hasLeafs
 	}
@@ -214,12 +213,14 @@ func (a systemAsk) gather(ctx context.Context, what asked, cost *bill) (*gathere
 		return err
 	})
 	cost.in(askLinks)
-	part("ROUTEZ", nil, func(l *look, d *json.Decoder) error {
-		var z routez
-		err := d.Decode(&z)
-		l.setRoutez(&z)
-		return err
-	})
+	if routes {
+		part("ROUTEZ", nil, func(l *look, d *json.Decoder) error {
+			var z routez
+			err := d.Decode(&z)
+			l.setRoutez(&z)
+			return err
+		})
+	}
 	if gateways {
 		part("GATEWAYZ", nil, func(l *look, d *json.Decoder) error {
 			var z gatewayz
@@ -243,17 +244,19 @@ func (a systemAsk) gather(ctx context.Context, what asked, cost *bill) (*gathere
 		l.setAccstatz(&z)
 		return err
 	})
-	if !what[askTopConns] {
-		return got, nil
-	}
-	cost.in(askTopConns)
-	for _, sort := range connOrders {
-		part("CONNZ", map[string]any{"sort": sort, "auth": true, "limit": 64}, func(l *look, d *json.Decoder) error {
-			var z connz
-			err := d.Decode(&z)
-			l.addConnz(&z)
-			return err
-		})
+	for q, orders := range connOrders {
+		if !what[q] {
+			continue
+		}
+		cost.in(question(q))
+		for _, sort := range orders {
+			part("CONNZ", map[string]any{"sort": sort, "auth": true, "limit": 64}, func(l *look, d *json.Decoder) error {
+				var z connz
+				err := d.Decode(&z)
+				l.addConnz(question(q), &z)
+				return err
+			})
+		}
 	}
 	return got, nil
 }
@@ -278,6 +281,7 @@ func (a systemAsk) gatherAssets(ctx context.Context, of map[string]fleet.Server,
 		if err != nil {
 			return err
 		}
+		one.cpu = cpuOf(d.InputOffset(), cpuPlainByte)
 		one.took, one.configs = a.now().Sub(begun), what[askConfigs]
 		got[id] = one
 		return nil
@@ -321,7 +325,7 @@ func (a systemAsk) each(ctx context.Context, kind string, options any, expected,
 	}
 	msg := nats.NewMsg(subject)
 	msg.Reply, msg.Data = inbox, body
-	if cost.tier == fleet.Slow || !a.near {
+	if !a.near {
 		msg.Header.Set("Accept-Encoding", "gzip")
 	}
 	cost.request()

@@ -11,16 +11,17 @@ import (
 type question int
 
 const (
-	askServer   question = iota // VARZ, HEALTHZ, STATSZ
-	askLinks                    // ROUTEZ, GATEWAYZ, LEAFZ
-	askAccounts                 // ACCSTATZ
-	askFigures                  // JSZ without configurations
-	askTopConns                 // CONNZ, the first by some orders
-	askServices                 // $SRV.STATS
-	askConfigs                  // JSZ with configurations
-	askAllConns                 // CONNZ, page by page
-	askInternal                 // SUBSZ, RAFTZ, IPQUEUESZ
-	askAbout                    // $SRV.INFO
+	askServer    question = iota // VARZ, HEALTHZ, STATSZ
+	askLinks                     // ROUTEZ, GATEWAYZ, LEAFZ
+	askAccounts                  // ACCSTATZ
+	askFigures                   // JSZ without configurations
+	askTopConns                  // CONNZ, those with the most bytes waiting
+	askBusyConns                 // CONNZ, those that were sent the most
+	askServices                  // $SRV.STATS
+	askConfigs                   // JSZ with configurations
+	askAllConns                  // CONNZ, page by page
+	askInternal                  // SUBSZ, RAFTZ, IPQUEUESZ
+	askAbout                     // $SRV.INFO
 	questions
 )
 
@@ -30,7 +31,7 @@ const (
 var tierOf = [questions]fleet.Tier{
 	askServer: fleet.Fast, askLinks: fleet.Fast, askAccounts: fleet.Fast, askFigures: fleet.Fast,
 	askTopConns: fleet.Normal, askServices: fleet.Normal,
-	askConfigs: fleet.Slow, askAllConns: fleet.Slow, askInternal: fleet.Slow, askAbout: fleet.Slow,
+	askConfigs: fleet.Slow, askAllConns: fleet.Slow, askBusyConns: fleet.Slow, askInternal: fleet.Slow, askAbout: fleet.Slow,
 }
 
 // everyRounds is the distance between two questions of a tier, in rounds: at the
@@ -88,8 +89,15 @@ func (a *agenda) putOffAll(now time.Time, what asked, took time.Duration) {
 	}
 }
 
-// connOrders are the orders of which the first connections are kept.
-var connOrders = []string{"pending", "msgs_to", "bytes_to"}
+// connOrders are the orders of which the first connections are kept. What waits
+// may grow within seconds; what was sent since a connection began does not.
+var connOrders = [questions][]string{askTopConns: {"pending"}, askBusyConns: {"msgs_to", "bytes_to"}}
+
+// cpuDuty bounds the share of a core that a server spends on the figures of its
+// streams and consumers to 1/cpuDuty, by what they are estimated to cost: beyond
+// about 4,000 consumers they are asked in every second round. Not more rarely,
+// for what is older than three rounds counts as stale.
+const cpuDuty = 400
 
 const (
 	// slowAnswer is how long a bulky answer may take before the server is given
@@ -111,6 +119,11 @@ const (
 	cpuGzipByte  = 18 // of the answer before it was compressed
 )
 
+// cpuOf is what an answer of that size takes a server.
+func cpuOf(size int64, perByte float64) time.Duration {
+	return cpuRequest + time.Duration(float64(size)*perByte)
+}
+
 // bill adds up what a visit costs.
 type bill struct {
 	tier fleet.Tier
@@ -130,7 +143,7 @@ func (b *bill) request() { b.by[b.tier].Requests++ }
 func (b *bill) answer(wire, whole int64, perByte float64) {
 	t := &b.by[b.tier]
 	t.Bytes += wire
-	t.ServerCPU += cpuRequest + time.Duration(float64(whole)*perByte)
+	t.ServerCPU += cpuOf(whole, perByte)
 }
 
 // addTo adds the bill to the cost of a round.

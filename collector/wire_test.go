@@ -165,7 +165,7 @@ func FuzzLook(f *testing.F) {
 		case "connz":
 			var z connz
 			if d.Decode(&z) == nil {
-				l.addConnz(&z)
+				l.addConnz(askTopConns, &z)
 			}
 		}
 		if l.server.CPU < 0 || l.server.Mem < 0 {
