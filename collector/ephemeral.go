@@ -195,6 +195,42 @@ func foldKeyOf(c *fleet.Consumer) (k fleet.ConsumerKey, pattern, filter string) 
 	return k, pattern, filter
 }
 
+// unnamedKey names the row for consumers without a name and with this one's
+// filter.
+func unnamedKey(c *fleet.Consumer) fleet.ConsumerKey {
+	unnamed := *c
+	unnamed.Consumer, unnamed.Durable = "00000000", false
+	k, _, _ := foldKeyOf(&unnamed)
+	return k
+}
+
+// manySeen is how many consumers without a name must have come to a row for one
+// that has a word of 8 letters for its name to be taken for another of them: by
+// chance 1 of 250 names that a server or a client library makes up looks like
+// one, and churn would make a row of each.
+const manySeen = 100
+
+// amongMany reports whether a consumer that could have been given its name by
+// somebody came among so many that were not that it hardly was.
+func (f *folds) amongMany(c *fleet.Consumer) bool {
+	if c.Durable || len(c.Consumer) != 8 || strings.Trim(c.Consumer, alphanumeric) != "" {
+		return false
+	}
+	if c.AckPolicy != "" {
+		s := f.known[unnamedKey(c)]
+		return s != nil && s.seen >= manySeen
+	}
+	// Its filter was not read yet: any will do until it is.
+	for k, s := range f.known {
+		if k.Account == c.Account && k.Stream == c.Stream && strings.HasPrefix(k.Consumer, "*") && s.seen >= manySeen {
+			return true
+		}
+	}
+	return false
+}
+
+const alphanumeric = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
 func newFolds(now func() time.Time) *folds {
 	return &folds{now: now, known: map[fleet.ConsumerKey]*foldState{}}
 }
@@ -209,7 +245,7 @@ func (f *folds) fold(rows []fleet.Consumer) (out []fleet.Consumer, of map[fleet.
 	now := f.now()
 	for i := range rows {
 		c := &rows[i]
-		if !isShortLived(c) {
+		if !isShortLived(c) && !f.amongMany(c) {
 			out = append(out, *c)
 			continue
 		}
@@ -217,6 +253,9 @@ func (f *folds) fold(rows []fleet.Consumer) (out []fleet.Consumer, of map[fleet.
 			continue // it belongs to the row of its filter, which is read with the next configurations
 		}
 		k, pattern, filter := foldKeyOf(c)
+		if pattern == c.Consumer {
+			k, pattern = unnamedKey(c), "*"
+		}
 		if f.known[k] == nil && len(f.known)+len(sums) >= maxKeptFolds {
 			k.Consumer, pattern, filter = "*", "*", ""
 		}

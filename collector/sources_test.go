@@ -405,6 +405,37 @@ func TestFoldsAreBounded(t *testing.T) {
 	}
 }
 
+// A word among many names that nobody chose was not chosen either; one that is
+// durable, alone or of another filter was.
+func TestAWordAmongGeneratedNames(t *testing.T) {
+	t.Parallel()
+	f := newFolds(func() time.Time { return t0 })
+	con := func(name, filter string) fleet.Consumer {
+		return fleet.Consumer{ConsumerKey: fleet.ConsumerKey{Account: "A", Stream: "S", Consumer: name}, Created: t0, AckPolicy: "explicit", FilterSubjects: []string{filter}}
+	}
+	names := func(rows ...fleet.Consumer) (out []string) {
+		folded, _ := f.fold(rows)
+		for _, c := range folded {
+			out = append(out, c.Consumer)
+		}
+		return out
+	}
+	if got := names(con("B7sIBYQ1", "s.a"), con("exporter", "s.a")); !slices.Equal(got, []string{"* (s.a)", "exporter"}) {
+		t.Errorf("among few: %q", got)
+	}
+	var many []fleet.Consumer
+	for i := range manySeen {
+		many = append(many, con(fmt.Sprintf("B7sIB%03d", i), "s.a"))
+	}
+	f.fold(many)
+	durable, unread := con("reporter", "s.a"), con("anybody1", "")
+	durable.Durable = true
+	unread.AckPolicy, unread.FilterSubjects = "", nil
+	if got := names(con("B7sIBYQ1", "s.a"), con("exporter", "s.a"), con("importer", "s.b"), con("exporters", "s.a"), durable, unread); !slices.Equal(got, []string{"* (s.a)", "exporters", "importer", "reporter"}) {
+		t.Errorf("among many: %q", got)
+	}
+}
+
 // Two servers with one name are two servers, and somebody says so.
 func TestTwoServersOfOneName(t *testing.T) {
 	t.Parallel()
