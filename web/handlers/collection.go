@@ -119,16 +119,20 @@ func (l collection[T]) part(s *Server, id, title string, q url.Values) templates
 	return firstRows(id, title, sub, t, withQuery(list.path, a.query()))
 }
 
-// firstRows is the first page of a table on another page; whole leads to the list,
+// partRows are how many rows of a list another page has room for.
+const partRows = 12
+
+// firstRows are the first rows of a table on another page; whole leads to the list,
 // where it is sorted and turned.
 func firstRows(id, title, sub string, t templates.ListTable, whole string) templates.DetailTable {
 	for i := range t.Cols {
 		t.Cols[i].URL = ""
 	}
-	if t.Next == "" {
-		t.Note = ""
+	_, of, _ := strings.Cut(t.Note, " of ")
+	t.Note, t.Prev, t.Next = "", "", ""
+	if len(t.Rows) > partRows {
+		t.Rows, t.Note = t.Rows[:partRows], fmt.Sprintf("%d of %s", partRows, of)
 	}
-	t.Prev, t.Next = "", ""
 	return templates.DetailTable{ID: id, Title: title, Sub: sub, Table: t, More: templates.Link{Name: "All of them", URL: whole}}
 }
 

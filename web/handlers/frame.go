@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -42,7 +43,7 @@ func (s *Server) bareFrame(c echo.Context, title string) templates.Frame {
 		Title: title, System: s.System, Version: s.Version, Who: s.Operator,
 		Theme: themeOf(r), Path: r.URL.RequestURI(), Build: s.build,
 		Nav:    s.nav(""),
-		Crumbs: []templates.Crumb{{Name: s.System, URL: "/"}, {Name: title}},
+		Crumbs: []templates.Crumb{{Name: cmp.Or(s.System, "Ballast"), URL: "/"}, {Name: title}},
 		Age:    s.age(), Demo: s.Demo != nil, Travel: s.travelView(c),
 		Assets: templates.Assets{
 			CSS: static.URL("app.css"), App: static.URL("app.js"), HTMX: static.URL("htmx.js"),
@@ -59,7 +60,7 @@ func (s *Server) frame(c echo.Context, title, nav string, crumbs ...templates.Cr
 	if len(crumbs) == 0 {
 		crumbs = []templates.Crumb{{Name: title}}
 	}
-	f.Crumbs = append([]templates.Crumb{{Name: s.System, URL: "/"}}, crumbs...)
+	f.Crumbs = append([]templates.Crumb{{Name: cmp.Or(s.System, "Ballast"), URL: "/"}}, crumbs...)
 	f.Alerts = s.alerts()
 	return f
 }

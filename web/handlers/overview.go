@@ -96,9 +96,9 @@ func (s *Server) overviewView(ctx context.Context) (templates.Overview, []measur
 			up++
 		}
 	}
-	v.Calm = fmt.Sprintf("All %s, %s and %s are healthy.", plural(up, "server", "servers"), plural(len(snap.Consumers), "consumer", "consumers"), plural(len(all), "split", "splits"))
-	v.Sub = fmt.Sprintf("%d of %s up, %s, %s, %s.", up, plural(max(len(snap.Servers), snap.Expected), "server", "servers"),
-		plural(len(snap.Streams), "stream", "streams"), plural(len(snap.Consumers), "consumer", "consumers"), plural(len(all), "split", "splits"))
+	v.Calm = fmt.Sprintf("All is healthy: %s, %s and %s.", count(up, "server"), count(len(snap.Consumers), "consumer"), count(len(all), "split"))
+	v.Sub = fmt.Sprintf("%d of %s up, %s, %s, %s.", up, count(max(len(snap.Servers), snap.Expected), "server"),
+		count(len(snap.Streams), "stream"), count(len(snap.Consumers), "consumer"), count(len(all), "split"))
 	v.Status = templates.Status{Tone: "ok", Word: "all healthy"}
 	if n := len(v.Needs); n > 0 {
 		v.Status = templates.Status{Tone: v.Needs[0].Tone, Word: plural(n, "thing needs attention", "things need attention")}
@@ -178,6 +178,9 @@ func (s *Server) overviewFigures(snap *fleet.Snapshot, all []measured) []templat
 			cpu.Value, cpu.Note = figure(sv.CPU, "%"), sv.Name
 		}
 	}
+	if len(all) == 0 {
+		return append(s.systemFigures(snap, pending), cpu)
+	}
 	return []templates.KPI{
 		{Key: "overview/rate", Label: "Message rate of the splits", Value: figure(rate, "msg/s"), Unit: "msg/s", URL: "/splits"},
 		{Key: "overview/p99", NoteKey: "overview/p99-of", Label: "ACK p99, slowest split", Value: latencyWords(p99), Unit: "ms", Note: slowest},
@@ -186,6 +189,53 @@ func (s *Server) overviewFigures(snap *fleet.Snapshot, all []measured) []templat
 		{Key: "overview/redelivered", Label: "Redeliveries, last minute", Value: countWords(redelivered), Unit: ""},
 		cpu,
 	}
+}
+
+// systemFigures are those of the whole system, as long as nothing is split.
+func (s *Server) systemFigures(snap *fleet.Snapshot, pending uint64) []templates.KPI {
+	rates := s.Metrics.Rates()
+	in, out := none, none
+	if len(rates.Servers) > 0 {
+		var sum fleet.LinkRate
+		for _, r := range rates.Servers {
+			sum.InMsgs, sum.OutMsgs = sum.InMsgs+r.InMsgs, sum.OutMsgs+r.OutMsgs
+		}
+		in, out = figure(sum.InMsgs, "msg/s"), figure(sum.OutMsgs, "msg/s")
+	}
+	conns, redelivered := 0, 0
+	for i := range snap.Servers {
+		if snap.Servers[i].State != fleet.Unreachable {
+			conns += snap.Servers[i].Conns
+		}
+	}
+	for i := range snap.Consumers {
+		redelivered += snap.Consumers[i].Redelivered
+	}
+	return []templates.KPI{
+		{Key: "overview/in", Label: "Messages in, all servers", Value: in, Unit: "msg/s", URL: "/servers?sort=-in"},
+		{Key: "overview/out", Label: "Messages out, all servers", Value: out, Unit: "msg/s", URL: "/servers?sort=-out"},
+		{Key: "overview/conns", Label: "Connections", Value: countWords(uint64(max(conns, 0))), URL: "/connections"},
+		{Key: "overview/pending", Label: "Pending, all consumers", Value: countWords(pending), Unit: "msgs", URL: "/consumers?sort=-pending"},
+		{Key: "overview/outstanding", Label: "Outstanding redeliveries", Value: countWords(uint64(max(redelivered, 0))), Unit: "msgs"},
+	}
+}
+
+// systemSparks draw the course of what can be summed up: of few servers.
+func (s *Server) systemSparks(ctx context.Context, kpis []templates.KPI, span timeRange) error {
+	if len(s.Metrics.Latest().Servers) > 6 { // more than such a chart has lines
+		return nil
+	}
+	for id, k := range map[string]struct {
+		at    int
+		label string
+	}{"server-msgs": {0, "Messages in over the range"}, "server-conns": {2, "Connections over the range"}} {
+		ch, err := s.chart(ctx, id, chartArgs{span: span, points: sparkPoints})
+		if err != nil {
+			return err
+		}
+		kpis[k.at].Spark = sparkline(k.label, ch.join(plus))
+	}
+	return nil
 }
 
 // overviewSparks draws the strip's small charts over the page's range.
@@ -201,7 +251,7 @@ func (s *Server) overviewSparks(ctx context.Context, kpis []templates.KPI, all [
 		}
 		return sparkline(label, total.join(f)), nil
 	}
-	for i, k := range []struct {
+	ofSplits := []struct {
 		id, quantile, label string
 		f                   func(a, b float64) float64
 	}{
@@ -210,7 +260,14 @@ func (s *Server) overviewSparks(ctx context.Context, kpis []templates.KPI, all [
 		{"split-latency", "p50", "Highest ACK p50 over the range", math.Max},
 		{"split-pending", "", "Backlog over the range", plus},
 		{"split-redelivered", "", "Outstanding redeliveries over the range", plus},
-	} {
+	}
+	if len(all) == 0 {
+		ofSplits = nil
+		if err := s.systemSparks(ctx, kpis, span); err != nil {
+			return err
+		}
+	}
+	for i, k := range ofSplits {
 		var err error
 		if kpis[i].Spark, err = sum(k.id, k.quantile, k.label, k.f); err != nil {
 			return err

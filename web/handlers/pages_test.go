@@ -563,7 +563,7 @@ func TestOverview(t *testing.T) {
 	calm := newWorld()
 	calm.proposals, calm.decisions, calm.changes = nil, nil, nil
 	a = newSite(t, calm).get("/").status(200)
-	a.says("needs", "All 3 servers, 5 consumers and 2 splits are healthy.").says("overview-status", "all healthy")
+	a.says("needs", "All is healthy: 3 servers, 5 consumers and 2 splits.").says("overview-status", "all healthy")
 }
 
 func TestOverviewSaysWhatIsMissing(t *testing.T) {

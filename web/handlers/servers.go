@@ -362,7 +362,7 @@ func (s *Server) serverDetail(ctx context.Context, r *serverRow) (templates.Deta
 			{Name: "Leads streams", Value: countWords(uint64(r.leads)), Key: id + "/f-leads"},
 			{Name: "Messages", Value: countWords(js.Messages), Key: id + "/f-msgs"},
 			{Name: "API requests", Value: countWords(js.APITotal), Key: id + "/f-api"}, {Name: "API errors", Value: countWords(js.APIErrors), Key: id + "/f-apierr"},
-			{Name: "Domain", Value: cmp.Or(js.Domain, "none")}, {Name: "Meta leader", Value: cmp.Or(js.MetaLeader, "none: an election runs"), Key: id + "/f-meta"},
+			{Name: "Domain", Value: cmp.Or(js.Domain, "none")}, {Name: "Meta leader", Value: metaWords(js), Key: id + "/f-meta"},
 		}}
 		if js.MetaLeader == r.Name {
 			card.Sub = "leads the meta group"
@@ -393,6 +393,14 @@ func (s *Server) serverDetail(ctx context.Context, r *serverRow) (templates.Deta
 	var err error
 	v.Events, err = s.eventsOf(ctx, func(e *fleet.Event) bool { return e.Entity == r.Name || e.Entity == r.ID })
 	return v, err
+}
+
+// metaWords say who leads the group that places streams.
+func metaWords(js *fleet.JetStream) string {
+	if js.MetaLeader == "" && js.MetaSize == 0 {
+		return "none: it stands alone"
+	}
+	return cmp.Or(js.MetaLeader, "none: an election runs")
 }
 
 // raftCard sums the Raft groups that a server takes part in.

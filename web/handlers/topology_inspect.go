@@ -36,13 +36,20 @@ func (sc *scene) whole() templates.Inspector {
 	v := templates.Inspector{Title: "The system"}
 	v.Tone, _ = sc.head()
 	v.State = "seen " + ago(max(sc.now.Sub(sc.snap.TakenAt), 0)) + " ago"
-	jetStream := 0
+	jetStream, grouped := 0, false
 	for _, srv := range sc.snap.Servers {
 		if srv.JetStream != nil {
 			jetStream++
+			grouped = grouped || srv.JetStream.MetaSize > 0
 		}
 	}
-	metas := "none: an election runs, or JetStream is off"
+	metas := "none: an election runs"
+	switch {
+	case jetStream == 0:
+		metas = "none: JetStream is off"
+	case !grouped:
+		metas = "none: no server with JetStream is in a cluster"
+	}
 	if len(sc.metas) > 0 {
 		var names []string
 		for name := range sc.metas {
