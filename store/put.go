@@ -64,7 +64,6 @@ func (db *DB) PutSnapshot(ctx context.Context, s fleet.Snapshot) error {
 	} else {
 		db.chained = false // the row that would have been is not there to build on
 	}
-	rates, gap := newPresent(&s, set), gapAfter(db.intervalMS())
 	for i := range set.rows {
 		r := &set.rows[i]
 		if err != nil && added[r.ref] != nil {
@@ -78,11 +77,8 @@ func (db *DB) PutSnapshot(ctx context.Context, s fleet.Snapshot) error {
 			}
 			db.look(r.e, r.at, v)
 		}
-		if r.known != nil {
-			rates.take(i, r.known, set.taken, gap)
-		}
 	}
-	db.rates.Store(rates)
+	db.rates.Store(newPresent(&s, set))
 	if err != nil {
 		err = db.refused(fmt.Errorf("record snapshot: %w", err))
 	} else {

@@ -230,13 +230,14 @@ func (db *DB) look(e *entity, at int64, v []int64) {
 	e.at, e.last = at, append(e.last[:0], v...)
 }
 
-// present is the rates of a snapshot's rows; the maps are made of it when
-// somebody asks.
+// present is the rates of a snapshot's rows; they are collected when somebody
+// asks. Whoever asks when the next look has come gets that one's.
 type present struct {
 	once  sync.Once
 	rates *fleet.Rates
 
 	s    *fleet.Snapshot
+	of   []*entity // of each row; nil: not known
 	rows []rowRate
 
 	routes, gateways, leafs, accounts, streams, consumers int
@@ -248,26 +249,31 @@ type rowRate struct {
 	v  [4]float64
 }
 
-// newPresent has no rates yet.
 func newPresent(s *fleet.Snapshot, set *rowSet) *present {
-	return &present{s: s, routes: set.routes, gateways: set.gateways, leafs: set.leafs,
+	p := &present{s: s, routes: set.routes, gateways: set.gateways, leafs: set.leafs,
 		accounts: set.accounts, streams: set.streams, consumers: set.consumers,
-		rows: make([]rowRate, set.consumers+len(s.Consumers))}
-}
-
-// take takes the rates of row i, which is the entity's. One older than two and a
-// half rounds is left out: it is not the present one. The caller holds mu.
-func (p *present) take(i int, e *entity, taken, gap int64) {
-	if i < len(p.rows) && e.rateAt != 0 && taken-e.rateAt <= gap {
-		p.rows[i] = rowRate{true, e.rate}
+		of: make([]*entity, set.consumers+len(s.Consumers))}
+	for i := range p.of {
+		p.of[i] = set.rows[i].known
 	}
+	return p
 }
 
-// get makes the maps, once.
-func (p *present) get() *fleet.Rates {
+// get collects the rates, once. One older than two and a half rounds is left
+// out: it is not the present one.
+func (p *present) get(mu *sync.RWMutex, gap int64) *fleet.Rates {
 	p.once.Do(func() {
+		p.rows = make([]rowRate, len(p.of))
+		taken := ms(p.s.TakenAt)
+		mu.RLock()
+		for i, e := range p.of {
+			if e != nil && e.rateAt != 0 && taken-e.rateAt <= gap {
+				p.rows[i] = rowRate{true, e.rate}
+			}
+		}
+		mu.RUnlock()
 		p.rates = p.collect()
-		p.s, p.rows = nil, nil
+		p.s, p.of, p.rows = nil, nil, nil
 	})
 	return p.rates
 }

@@ -262,7 +262,7 @@ func (db *DB) Close() error {
 func (db *DB) Latest() *fleet.Snapshot { return db.latest.Load() }
 
 // Rates are the present rates, shared and never changed.
-func (db *DB) Rates() *fleet.Rates { return db.rates.Load().get() }
+func (db *DB) Rates() *fleet.Rates { return db.rates.Load().get(&db.mu, gapAfter(db.intervalMS())) }
 
 func ms(t time.Time) int64          { return t.UnixMilli() }
 func fromMS(v int64) time.Time      { return time.UnixMilli(v).UTC() }
