@@ -147,13 +147,14 @@ func (s *separate) app(tb testing.TB) *nats.Conn {
 	return nc
 }
 
-// console starts "ballast serve" as its own process, with documented users.
-func (s *separate) console(tb testing.TB, data string) *process {
+// console starts "ballast serve" as its own process, with documented users and
+// what else is given.
+func (s *separate) console(tb testing.TB, data string, more ...string) *process {
 	tb.Helper()
-	return startProcess(tb, "ballast", nil, "serve", "--listen", "127.0.0.1:0", "--data", data, "--interval", "1s", "--bake", "5s",
+	return startProcess(tb, "ballast", nil, append([]string{"serve", "--listen", "127.0.0.1:0", "--data", data, "--interval", "1s", "--bake", "5s",
 		"--nats", s.url(), "--user", "ballast", "--password-file", s.file("ballast.password"), "--inbox-prefix", "_INBOX_ballast",
 		"--tls-ca", s.file("ca.pem"), "--sys-user", "watch", "--sys-password-file", s.file("sys.password"),
-		"--monitor", fmt.Sprintf("https://127.0.0.1:%d", s.monitor))
+		"--monitor", fmt.Sprintf("https://127.0.0.1:%d", s.monitor)}, more...)...)
 }
 
 // orders is a stream with two observed targets; a worker and a publisher run
