@@ -125,7 +125,8 @@ type foldState struct {
 	gone    tally     // of members that are gone
 	members map[fleet.ConsumerKey]member
 	seen    uint64
-	most    int // at once
+	most    int            // at once
+	row     fleet.Consumer // as it was with its last member
 }
 
 type member struct {
@@ -142,6 +143,9 @@ const (
 	// foldKept is how long an empty fold is kept, so that its counters go on when
 	// the next member comes.
 	foldKept = 10 * time.Minute
+	// foldShown is how long a row is shown without a member: with consumers that
+	// live for a second there are looks between one and the next.
+	foldShown = time.Minute
 )
 
 // isShortLived tells consumers that are folded: those that nobody named, and
@@ -302,20 +306,33 @@ func (f *folds) fold(rows []fleet.Consumer) (out []fleet.Consumer, of map[fleet.
 			return cmp.Or(cmp.Compare(b.Pending+uint64(b.AckPending), a.Pending+uint64(a.AckPending)), cmp.Compare(a.Consumer, b.Consumer))
 		})
 		sum.Fold.Top = slices.Clone(sum.Fold.Top[:min(len(sum.Fold.Top), foldTop)])
+		s.row = *sum
 		out = append(out, *sum)
 	}
 	for k, s := range f.known {
-		if sums[k] == nil {
-			s.update(nil, now)
-			if now.Sub(s.last) > foldKept {
-				delete(f.known, k)
-			}
+		if sums[k] != nil {
+			continue
+		}
+		s.update(nil, now)
+		switch age := now.Sub(s.last); {
+		case age > foldKept:
+			delete(f.known, k)
+		case age <= foldShown:
+			out = append(out, s.empty())
 		}
 	}
 	slices.SortFunc(out, func(a, b fleet.Consumer) int {
 		return cmp.Or(cmp.Compare(a.Account, b.Account), cmp.Compare(a.Stream, b.Stream), cmp.Compare(a.Consumer, b.Consumer))
 	})
 	return out, of
+}
+
+// empty is the row without any member. It was measured when the last one was.
+func (s *foldState) empty() fleet.Consumer {
+	c, f := s.row, *s.row.Fold
+	f.Count, f.Top = 0, nil
+	c.Fold, c.Pending, c.AckPending, c.Redelivered, c.Waiting = &f, 0, 0, 0, 0
+	return c
 }
 
 func (s *foldState) update(now map[fleet.ConsumerKey]member, at time.Time) {

@@ -357,7 +357,7 @@ func TestShortLivedConsumersAreFolded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		wait.For(t, patience, "their end", func() bool { return row().Fold == nil })
+		wait.For(t, patience, "their end", func() bool { c := row(); return c.Fold != nil && c.Fold.Count == 0 && c.Pending == 0 && c.Delivered == last })
 	}
 	keys := map[fleet.ConsumerKey]bool{}
 	for _, s := range m.all() {
@@ -398,8 +398,14 @@ func TestFoldsAreBounded(t *testing.T) {
 	if len(out) > maxKeptFolds+1 || sum != uint64(len(rows)) || len(of) != len(rows) {
 		t.Errorf("%d rows with %d deliveries of %d consumers", len(out), sum, len(rows))
 	}
-	f.fold(nil)
-	now = now.Add(foldKept + time.Second)
+	if out, _ := f.fold(nil); len(out) > maxKeptFolds+1 || out[0].Fold.Count != 0 || out[0].Fold.Most == 0 || out[0].Fold.Top != nil || out[0].Delivered == 0 {
+		t.Errorf("without members there are %d rows, the first is %+v", len(out), out[0])
+	}
+	now = now.Add(foldShown + time.Second)
+	if out, _ := f.fold(nil); len(out) != 0 || len(f.known) == 0 {
+		t.Errorf("%d rows are shown long after their last member, %d are kept", len(out), len(f.known))
+	}
+	now = now.Add(foldKept)
 	if f.fold(nil); len(f.known) != 0 {
 		t.Errorf("%d empty folds are kept", len(f.known))
 	}

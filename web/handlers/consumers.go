@@ -34,6 +34,8 @@ func consumerURL(k fleet.ConsumerKey) string {
 // figures is said here; what the checks found has its own page.
 func (s *Server) consumerState(c *fleet.Consumer) (tone, word string) {
 	switch {
+	case c.Fold != nil && c.Fold.Count == 0:
+		return "idle", "none now"
 	case s.Now().Sub(c.At) > s.staleAfter():
 		return "stale", "no new data for " + ago(s.Now().Sub(c.At))
 	case c.Fold != nil:
