@@ -35,7 +35,23 @@ func TestRealTrafficCompresses(t *testing.T) {
 	peak := peakOf(t, console.cmd.Process.Pid)
 	w.end(console)
 
-	db, now := openLater(t, w.data)
+	all, table := measureRecorded(t, w.data)
+	t.Logf("bed: %d streams, %d consumers, %d connections, %g messages/s; recorded for %s every %s\n%s"+
+		"the console: %.3f B written a sample, its start included; %.1f %% of a core; %.0f MB at its peak",
+		w.bed.Streams, w.bed.Consumers, w.bed.Connections, rate, recorded.span.Round(time.Second), watchInterval, table,
+		float64(written)/float64(samplesOf(all)), recorded.consoleShare(), peak)
+	for _, kind := range []fleet.Kind{fleet.KindServer, fleet.KindStream, fleet.KindConsumer} {
+		i := slices.IndexFunc(all, func(c store.Compression) bool { return c.Table == "raw" && c.Kind == kind })
+		if i < 0 || all[i].Values == 0 {
+			t.Errorf("nothing was recorded of kind %s", kind)
+		}
+	}
+}
+
+// measureRecorded seals what a console recorded and measures it.
+func measureRecorded(t *testing.T, dir string) (all []store.Compression, table string) {
+	t.Helper()
+	db, now := openLater(t, dir)
 	// The slot that was open is sealed by a look after it, and by others the
 	// hours that it began in.
 	for _, later := range []time.Duration{0, 10 * time.Minute, 7 * time.Hour, 7*time.Hour + 10*time.Minute} {
@@ -46,13 +62,13 @@ func TestRealTrafficCompresses(t *testing.T) {
 		}
 	}
 	runUntilCleanup(t, "the store's jobs", db.Run)
-	var all []store.Compression
+	// The console's own series is the last of those that were there at first.
 	wait.For(t, 5*time.Minute, "the roll-ups of ten minutes", func() bool {
 		var err error
 		if all, err = db.Compression(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		return slices.ContainsFunc(all, func(c store.Compression) bool { return c.Table == "r2" && c.Kind == fleet.KindConsumer })
+		return slices.ContainsFunc(all, func(c store.Compression) bool { return c.Table == "r2" && c.Kind == fleet.KindWatch })
 	})
 	sizes, err := db.TableSizes(t.Context())
 	if err != nil {
@@ -62,14 +78,11 @@ func TestRealTrafficCompresses(t *testing.T) {
 	var b bytes.Buffer
 	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(tw, "table\tkind\tblobs\tvalues\tbytes\tB a value\t")
-	var samples int64
+	samples := samplesOf(all)
 	sum := map[string]int64{}
 	for _, c := range all {
 		fmt.Fprintf(tw, "%s\t%s\t%d\t%d\t%d\t%.3f\t\n", c.Table, c.Kind, c.Blobs, c.Values, c.Bytes, float64(c.Bytes)/float64(c.Values))
 		sum[c.Table] += c.Bytes
-		if c.Table == "raw" {
-			samples += c.Values
-		}
 	}
 	fmt.Fprintln(tw, "table\tB a sample, blobs\tB a sample, pages of the file\t\t\t\t")
 	for _, table := range slices.Sorted(maps.Keys(sizes)) {
@@ -78,16 +91,17 @@ func TestRealTrafficCompresses(t *testing.T) {
 	if err := tw.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("bed: %d streams, %d consumers, %d connections, %g messages/s; recorded for %s every %s\n%s"+
-		"the console: %.3f B written a sample, its start included; %.1f %% of a core; %.0f MB at its peak",
-		w.bed.Streams, w.bed.Consumers, w.bed.Connections, rate, recorded.span.Round(time.Second), watchInterval, b.String(),
-		float64(written)/float64(samples), recorded.consoleShare(), peak)
-	for _, kind := range []fleet.Kind{fleet.KindServer, fleet.KindStream, fleet.KindConsumer} {
-		i := slices.IndexFunc(all, func(c store.Compression) bool { return c.Table == "raw" && c.Kind == kind })
-		if i < 0 || all[i].Values == 0 {
-			t.Errorf("nothing was recorded of kind %s", kind)
+	return all, b.String()
+}
+
+// samplesOf are the values that were measured.
+func samplesOf(all []store.Compression) (n int64) {
+	for _, c := range all {
+		if c.Table == "raw" {
+			n += c.Values
 		}
 	}
+	return n
 }
 
 // openLater opens what a console recorded, with a clock that is set by hand.
