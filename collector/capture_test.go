@@ -374,7 +374,7 @@ func checkVersion(t *testing.T, version string) {
 	got := &look{}
 	sys := func(name string, read func(d *json.Decoder) error) {
 		t.Helper()
-		if _, err := open(&nats.Msg{Data: capture(t, version, name)}, func(id string, d *json.Decoder) error {
+		if _, err := (systemAsk{largest: maxAnswer}).open(&nats.Msg{Data: capture(t, version, name)}, func(id string, d *json.Decoder) error {
 			if id != s.ID {
 				t.Errorf("%s is of %s, want %s", name, id, s.ID)
 			}

@@ -57,7 +57,8 @@ type Config struct {
 	Log        *slog.Logger
 	Now        func() time.Time
 
-	largest int64 // answer that is read over HTTP; 0 is maxAnswer
+	largest   int64 // answer that is read; 0 is maxAnswer
+	pageAbove int64 // answer beyond which accounts are asked for in parts; 0 is pageAbove
 }
 
 const (
@@ -153,7 +154,7 @@ func New(cfg Config, sink Sink) (*Collector, error) {
 	if c.monitor, err = newMonitor(cfg); err != nil {
 		return nil, err
 	}
-	c.system = newSystem(cfg.System, cfg.Now)
+	c.system = newSystem(cfg)
 	c.account = newAccount(cfg.Conn, cfg.Account, cfg.Now)
 	c.acks = newAcks(cfg.Now)
 	c.hearing = newHearing(cfg.Conn, c.acks, cfg.Followed)

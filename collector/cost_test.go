@@ -82,7 +82,7 @@ func TestServersThatAreNearDoNotCompress(t *testing.T) {
 	if err := spy.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	s := newSystem(sys, time.Now)
+	s := newSystem(Config{System: sys, Now: time.Now})
 	visit := func(way time.Duration) systemAsk {
 		ask := s.ask()
 		got, err := ask.gather(t.Context(), asked{askTopConns: true}, &bill{})

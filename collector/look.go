@@ -43,6 +43,8 @@ type neighbour struct {
 type assets struct {
 	at        time.Time
 	took      time.Duration
+	size      int64         // bytes of the answer
+	page      int           // accounts to ask for at a time the next time; 0: all
 	cpu       time.Duration // that the answer took the server; an estimate
 	configs   bool          // the rows have their configurations
 	held      jsz           // what the server counts
@@ -236,6 +238,7 @@ func readAssets(d *json.Decoder, of *fleet.Server, at time.Time) (*assets, error
 	if err != nil {
 		return nil, err
 	}
+	a.size = d.InputOffset()
 	return a, nil
 }
 

@@ -29,6 +29,7 @@ type monitor struct {
 	endpoints []*endpoint
 	tried     map[string]time.Time // candidates that were no server of ours, by URL
 	largest   int64                // bytes of an answer that is read
+	pageAbove int64                // bytes beyond which accounts are asked for in parts
 }
 
 // endpoint is one monitoring port. Its state is owned by the rounds; a poll
@@ -47,6 +48,7 @@ type endpoint struct {
 	assetsBusy bool
 	assets     *assets // nil: never read
 	assetsErr  error
+	page       int // accounts asked for at a time; 0: all
 
 	extrasBusy bool
 	extras     *extras // nil: never read
@@ -57,7 +59,7 @@ type endpoint struct {
 func newMonitor(cfg Config) (*monitor, error) {
 	m := &monitor{
 		now: cfg.Now, spread: min(cfg.Interval/20, 250*time.Millisecond),
-		tried: map[string]time.Time{}, largest: cmp.Or(cfg.largest, maxAnswer),
+		tried: map[string]time.Time{}, largest: cmp.Or(cfg.largest, maxAnswer), pageAbove: cmp.Or(cfg.pageAbove, pageAbove),
 	}
 	m.client = &http.Client{
 		// A redirect could lead anywhere; a monitoring port has no need of one.
@@ -238,16 +240,40 @@ func (m *monitor) pollAssets(ctx context.Context, e endpoint, what asked, cost *
 		path += "&config=1"
 		cost.in(askConfigs)
 	}
-	err := m.get(ctx, e, path, bulkTimeout, cost, func(d *json.Decoder) (err error) {
-		if a, err = readAssets(d, &e.last.server, begun); err == nil {
-			a.cpu = cpuOf(d.InputOffset(), cpuHTTPByte)
-		}
-		return err
-	})
+	page, err := inPages(e.page,
+		func() { a = nil },
+		func() (n int, err error) {
+			err = m.get(ctx, e, "/jsz", requestTimeout, cost, func(d *json.Decoder) error {
+				held, err := readJSZ(d, jszSink{})
+				n = held.Accounts
+				return err
+			})
+			return n, err
+		},
+		func(limit, offset int) (total int, err error) {
+			part := path
+			if limit > 0 {
+				part += fmt.Sprintf("&limit=%d&offset=%d", limit, offset)
+			}
+			err = m.get(ctx, e, part, bulkTimeout, cost, func(d *json.Decoder) error {
+				one, err := readAssets(d, &e.last.server, begun)
+				if err != nil {
+					return err
+				}
+				one.cpu = cpuOf(one.size, cpuHTTPByte)
+				if total = one.held.Accounts; a != nil {
+					return a.join(one)
+				}
+				a = one
+				return nil
+			})
+			return total, err
+		})
 	if err != nil {
 		return nil, err
 	}
 	a.took, a.configs = m.now().Sub(begun), what[askConfigs]
+	a.page = pageNext(page, a.size, a.held.Accounts, m.pageAbove)
 	return a, nil
 }
 

@@ -170,7 +170,7 @@ func (r *round) readAssets(ctx context.Context, e *endpoint) {
 				return
 			}
 			anew := c.inv.lacks(a) && r.early(a.took)
-			e.assets = a
+			e.assets, e.page = a, a.page
 			if anew {
 				r.readAssets(ctx, e)
 			}

@@ -34,6 +34,9 @@ type system struct {
 	assetsBusy bool
 	assets     map[string]*assets // by server ID
 	assetsErr  error
+	page       int   // accounts asked for at a time; 0: all
+	pageAbove  int64 // bytes beyond which they are asked for in parts
+	largest    int64 // bytes of an answer that is read
 
 	extrasBusy bool
 	extras     map[string]*extras // by server ID
@@ -41,8 +44,8 @@ type system struct {
 	agenda
 }
 
-func newSystem(nc *nats.Conn, now func() time.Time) *system {
-	return &system{nc: nc, now: now, looks: map[string]*look{}, alive: map[string]bool{}, way: map[string]time.Duration{}, assets: map[string]*assets{}, extras: map[string]*extras{}}
+func newSystem(cfg Config) *system {
+	return &system{nc: cfg.System, now: cfg.Now, largest: cmp.Or(cfg.largest, maxAnswer), pageAbove: cmp.Or(cfg.pageAbove, pageAbove), looks: map[string]*look{}, alive: map[string]bool{}, way: map[string]time.Duration{}, assets: map[string]*assets{}, extras: map[string]*extras{}}
 }
 
 // covers reports whether the system account told of a server in the last round.
@@ -65,6 +68,9 @@ type systemAsk struct {
 	answered int // that many answered the last time; 0 is not known
 	active   int // that many the servers then knew of
 	near     bool
+	page     int // accounts asked for at a time; 0: all
+	above    int64
+	largest  int64
 }
 
 // nearRTT is the way to a server that is in the same network: there bytes are
@@ -74,7 +80,7 @@ type systemAsk struct {
 const nearRTT = 5 * time.Millisecond
 
 func (s *system) ask() systemAsk {
-	a := systemAsk{nc: s.nc, now: s.now, answered: len(s.alive), active: s.active, near: len(s.alive) > 0}
+	a := systemAsk{nc: s.nc, now: s.now, answered: len(s.alive), active: s.active, near: len(s.alive) > 0, page: s.page, above: s.pageAbove, largest: s.largest}
 	for id := range s.alive {
 		a.near = a.near && s.way[id] < nearRTT
 	}
@@ -137,10 +143,18 @@ func (s *system) assetsDue(interval time.Duration) bool {
 // tookAssets keeps what the question for streams and consumers brought.
 func (s *system) tookAssets(got map[string]*assets, err error) {
 	s.assetsBusy, s.assetsErr = false, err
+	page := 0
 	for id, a := range got {
 		if s.looks[id] != nil {
 			s.assets[id] = a
 		}
+		// One question goes to all servers: the one with the most to tell decides.
+		if a.page > 0 && (page == 0 || a.page < page) {
+			page = a.page
+		}
+	}
+	if len(got) > 0 {
+		s.page = page
 	}
 }
 
@@ -266,26 +280,56 @@ func (a systemAsk) gather(ctx context.Context, what asked, cost *bill) (*gathere
 func (a systemAsk) gatherAssets(ctx context.Context, of map[string]fleet.Server, what asked, cost *bill) (map[string]*assets, error) {
 	begun := a.now()
 	got := map[string]*assets{}
-	options := map[string]bool{"accounts": true, "streams": true, "consumer": true}
+	options := map[string]any{"accounts": true, "streams": true, "consumer": true}
 	cost.in(askFigures)
 	if what[askConfigs] {
 		options["config"] = true
 		cost.in(askConfigs)
 	}
-	err := a.each(ctx, "JSZ", options, len(of), len(of), cost, func(id string, d *json.Decoder) error {
-		srv, ok := of[id]
-		if !ok || srv.JetStream == nil {
-			return d.Decode(&skip{})
-		}
-		one, err := readAssets(d, &srv, a.now())
-		if err != nil {
-			return err
-		}
-		one.cpu = cpuOf(d.InputOffset(), cpuPlainByte)
+	page, err := inPages(a.page,
+		func() { clear(got) },
+		func() (n int, err error) {
+			err = a.each(ctx, "JSZ", nil, len(of), len(of), cost, func(_ string, d *json.Decoder) error {
+				held, err := readJSZ(d, jszSink{})
+				n = max(n, held.Accounts)
+				return err
+			})
+			return n, err
+		},
+		func(limit, offset int) (most int, err error) {
+			if limit > 0 {
+				options["limit"], options["offset"] = limit, offset
+			}
+			told := map[string]bool{}
+			err = a.each(ctx, "JSZ", options, len(of), len(of), cost, func(id string, d *json.Decoder) error {
+				srv, ok := of[id]
+				if !ok || srv.JetStream == nil {
+					return d.Decode(&skip{})
+				}
+				one, err := readAssets(d, &srv, a.now())
+				if err != nil {
+					return err
+				}
+				one.cpu = cpuOf(one.size, cpuPlainByte)
+				most, told[id] = max(most, one.held.Accounts), true
+				if got[id] != nil {
+					return got[id].join(one)
+				}
+				if offset == 0 {
+					got[id] = one
+				}
+				return nil
+			})
+			maps.DeleteFunc(got, func(id string, _ *assets) bool { return !told[id] })
+			return most, err
+		})
+	if err != nil && page > 0 {
+		clear(got) // half of a server's accounts would look as if the others were gone
+	}
+	for _, one := range got {
 		one.took, one.configs = a.now().Sub(begun), what[askConfigs]
-		got[id] = one
-		return nil
-	})
+		one.page = pageNext(page, one.size, one.held.Accounts, a.above)
+	}
 	return got, err
 }
 
@@ -363,7 +407,7 @@ func (a systemAsk) each(ctx context.Context, kind string, options any, expected,
 			return errors.New("nobody answers such requests; the user is not in the system account")
 		}
 		came++
-		whole, err := open(m, read)
+		whole, err := a.open(m, read)
 		if err != nil {
 			wrong = err
 		}
@@ -378,16 +422,19 @@ func (a systemAsk) each(ctx context.Context, kind string, options any, expected,
 
 // open takes an answer out of its envelope. whole is its size when it is not
 // compressed, as far as it was read.
-func open(m *nats.Msg, read func(id string, d *json.Decoder) error) (whole int64, err error) {
+func (a systemAsk) open(m *nats.Msg, read func(id string, d *json.Decoder) error) (whole int64, err error) {
 	var r io.Reader = bytes.NewReader(m.Data)
 	whole = int64(len(m.Data))
+	if whole > a.largest {
+		return whole, errTooLarge
+	}
 	if m.Header.Get("Content-Encoding") == "gzip" {
 		z, err := gzip.NewReader(r)
 		if err != nil {
 			return whole, err
 		}
-		l := &limited{r: z, left: maxAnswer}
-		defer func() { whole = maxAnswer - l.left }()
+		l := &limited{r: z, left: a.largest}
+		defer func() { whole = a.largest - l.left }()
 		r = l
 	}
 	d := json.NewDecoder(r)

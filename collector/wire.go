@@ -192,6 +192,7 @@ type jsz struct {
 	ID        string
 	Now       wtime
 	Disabled  bool
+	Accounts  int
 	Streams   int
 	Consumers int
 	Messages  uint64
@@ -358,6 +359,8 @@ func readJSZ(d *json.Decoder, sink jszSink) (jsz, error) {
 			return d.Decode(&out.Now)
 		case "disabled":
 			return d.Decode(&out.Disabled)
+		case "total":
+			return d.Decode(&out.Accounts)
 		case "streams":
 			return d.Decode(&out.Streams)
 		case "consumers":

@@ -242,7 +242,7 @@ func FuzzEnvelope(f *testing.F) {
 		if zipped {
 			m.Header.Set("Content-Encoding", "gzip")
 		}
-		open(m, func(id string, d *json.Decoder) error {
+		systemAsk{largest: maxAnswer}.open(m, func(id string, d *json.Decoder) error {
 			if id == "" {
 				t.Error("an answer without its server")
 			}
