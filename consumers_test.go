@@ -63,9 +63,9 @@ func churn(t *testing.T, js jetstream.JetStream) {
 			}
 		}
 	})
-	work.Go(func() { // three short-lived consumers at a time
+	work.Go(func() { // eight short-lived consumers at a time, each of which works a little
 		var names []string
-		pace := time.NewTicker(300 * time.Millisecond)
+		pace := time.NewTicker(700 * time.Millisecond)
 		defer pace.Stop()
 		for {
 			select {
@@ -73,11 +73,16 @@ func churn(t *testing.T, js jetstream.JetStream) {
 				return
 			case <-pace.C:
 			}
-			c, err := js.CreateConsumer(ctx, "ORDERS", jetstream.ConsumerConfig{FilterSubject: "orders.a", AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverNewPolicy, InactiveThreshold: 20 * time.Second})
+			c, err := js.CreateConsumer(ctx, "ORDERS", jetstream.ConsumerConfig{FilterSubject: "orders.a", AckPolicy: jetstream.AckExplicitPolicy, InactiveThreshold: 20 * time.Second})
 			if err != nil {
 				continue
 			}
-			if names = append(names, c.CachedInfo().Name); len(names) > 3 {
+			if got, err := c.Fetch(20, jetstream.FetchMaxWait(100*time.Millisecond)); err == nil {
+				for m := range got.Messages() {
+					_ = m.Ack()
+				}
+			}
+			if names = append(names, c.CachedInfo().Name); len(names) > 8 {
 				_ = js.DeleteConsumer(ctx, "ORDERS", names[0])
 				names = names[1:]
 			}
@@ -88,7 +93,7 @@ func churn(t *testing.T, js jetstream.JetStream) {
 // watchOne starts a console that watches a server of the test.
 func watchOne(t *testing.T) (url string, js jetstream.JetStream) {
 	t.Helper()
-	srv := natstest.Server(t, natstest.Accounts())
+	srv := natstest.Server(t, natstest.Accounts(), natstest.Config("server_name: one\n"))
 	dir := t.TempDir()
 	for name, password := range map[string]string{"app": natstest.AppPassword, "sys": natstest.SysPassword} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(password), 0o600); err != nil {
@@ -133,7 +138,7 @@ func TestConsumersOfARealServerInABrowser(t *testing.T) {
 		} `json:"columns"`
 	}
 	const worker = "account=APP&stream=ORDERS&consumer=worker"
-	wait.For(t, patience, "a dozen columns of samples", func() bool {
+	wait.For(t, patience, "a few columns of samples", func() bool {
 		code, _ := tryGet(base + "/charts/consumer-heat.json?" + worker)
 		return code == 200 && len(getJSON[heat](t, base+"/charts/consumer-heat.json?"+worker).Columns) >= 3
 	})
@@ -160,7 +165,7 @@ func TestConsumersOfARealServerInABrowser(t *testing.T) {
 		}
 		return fold.Seen >= 10
 	})
-	if fold.Consumer != "* (orders.a)" || fold.Most < 2 || fold.Most > 10 || fold.Now > fold.Most {
+	if fold.Consumer != "* (orders.a)" || fold.Most < 2 || fold.Most > 12 || fold.Now > fold.Most {
 		t.Errorf("they are folded as %+v", fold)
 	}
 

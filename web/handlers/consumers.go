@@ -216,7 +216,7 @@ func foldWords(c *fleet.Consumer) string {
 	if c.Fold == nil {
 		return ""
 	}
-	return count(c.Fold.Count, "short-lived consumer")
+	return countWords(uint64(max(c.Fold.Count, 0))) + " short-lived"
 }
 
 // consumerOfPath finds the consumer that a path names.
@@ -356,7 +356,7 @@ func (s *Server) consumerKPIs(ctx context.Context, con *fleet.Consumer) ([]templ
 		owner = &fleet.Thresholds{}
 	}
 	counted := func(key, label string, n, most uint64) templates.KPI {
-		k := templates.KPI{Key: key, Label: label, Value: countWords(n), Unit: "msgs", NoteKey: key + "-of"}
+		k := templates.KPI{Key: key, Label: label, Value: countWords(n), NoteKey: key + "-of"}
 		if most > 0 {
 			k.Note = "owner: below " + countWords(most)
 			if n >= most {

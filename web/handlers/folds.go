@@ -94,7 +94,15 @@ func (s *Server) foldDetail(ctx context.Context, con *fleet.Consumer) (templates
 		}},
 	}
 	v.Tables = []templates.DetailTable{s.foldMembers(con)}
-	v.Events, err = s.eventsOf(ctx, func(e *fleet.Event) bool { return strings.HasPrefix(e.Entity, stream.Entity().Key+"/") })
+	others := map[string]bool{} // consumers of the stream that have a row of their own
+	for _, c := range s.Metrics.Latest().Consumers {
+		if c.Account == k.Account && c.Stream == k.Stream && c.Fold == nil {
+			others[c.Entity().Key] = true
+		}
+	}
+	v.Events, err = s.eventsOf(ctx, func(e *fleet.Event) bool {
+		return strings.HasPrefix(e.Entity, stream.Entity().Key+"/") && !others[e.Entity]
+	})
 	return v, err
 }
 

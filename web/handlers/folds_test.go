@@ -35,7 +35,7 @@ func TestAFoldHasItsPage(t *testing.T) {
 	k := w.fold()
 	st := newSite(t, w)
 	list := st.get("/consumers?stream=ORDERS").status(200)
-	list.says("consumers", "<script>-* (orders.>)").says("consumers", "12 short-lived consumers").says("main", "1 row sums up short-lived ones.")
+	list.says("consumers", "<script>-* (orders.>)").says("consumers", "12 short-lived").says("main", "1 row sums up short-lived ones.")
 	if !strings.Contains(list.Body.String(), consumerURL(k)) {
 		t.Errorf("the list does not lead to %s", consumerURL(k))
 	}

@@ -247,7 +247,7 @@ func (h heatMap) drawLines(p *templates.HeatPlot, x func(time.Time) float64, y f
 		var d, dots strings.Builder
 		for k, part := range h.parts {
 			at, v := f1(x(part.At.Add(h.lat.Step/2))), y(inMS(part.Sketch.Quantile(l.q)))
-			ends[i] = v
+			ends[i] = v - float64(i)*0.01 // of two that are as high, the further percentile stands above
 			before := k > 0 && part.At.Sub(h.parts[k-1].At) == h.lat.Step
 			after := k+1 < len(h.parts) && h.parts[k+1].At.Sub(part.At) == h.lat.Step
 			switch {
