@@ -389,10 +389,10 @@ func (s *Server) consumerFacts(con *fleet.Consumer) []templates.Setting {
 		return " (owner: within " + duration(d) + ")"
 	}
 	return []templates.Setting{
-		{Name: "Deliveries", Value: countWords(con.Delivered), Key: "con/f-delivered"}, {Name: "Stream sequence delivered", Value: countWords(con.DeliveredSeq), Key: "con/f-seq"},
-		{Name: "Acknowledged up to", Value: countWords(con.AckFloor), Key: "con/f-floor"}, {Name: "Stream sequence acknowledged", Value: countWords(con.AckFloorSeq), Key: "con/f-floorseq"},
+		{Name: "Deliveries", Value: countWords(con.Delivered), Key: "con/f-delivered"}, {Name: "Stream sequence delivered", Value: s.ofNow(countWords(con.DeliveredSeq)), Key: "con/f-seq"},
+		{Name: "Acknowledged up to", Value: countWords(con.AckFloor), Key: "con/f-floor"}, {Name: "Stream sequence acknowledged", Value: s.ofNow(countWords(con.AckFloorSeq)), Key: "con/f-floorseq"},
 		{Name: "Pull requests waiting", Value: countWords(uint64(max(con.Waiting, 0))), Key: "con/f-waiting"},
-		{Name: "Last delivery", Value: moment(con.LastDelivery) + within(owner.LastDelivery), Key: "con/f-last"}, {Name: "Last acknowledgement", Value: moment(con.LastAck) + within(owner.LastAck), Key: "con/f-lastack"},
+		{Name: "Last delivery", Value: s.ofNow(moment(con.LastDelivery)) + within(owner.LastDelivery), Key: "con/f-last"}, {Name: "Last acknowledgement", Value: s.ofNow(moment(con.LastAck)) + within(owner.LastAck), Key: "con/f-lastack"},
 		{Name: "Measured", Value: moment(con.At), Key: "con/f-at"}, {Name: "Source", Value: string(con.Source)},
 	}
 }

@@ -132,6 +132,9 @@ func TestConnectionsOfThePast(t *testing.T) {
 			t.Errorf("%s of now is said to be of the past", path)
 		}
 	}
+	// What moves with every message is not kept, and is not shown as nothing.
+	st.get("/consumers/APP/ORDERS/worker-east-1?at="+then.Format(time.RFC3339)).status(200).says("main", "Last delivery not kept")
+	st.get("/streams/APP/ORDERS?at="+then.Format(time.RFC3339)).status(200).says("main", "not kept")
 	st.get("/charts/connections?server=n2&account=APP").status(200).says("main", "Connections")
 	st.get("/charts/connections.json?server=n2&account=APP").status(200)
 	st.get("/charts/clients").status(200).says("main", "go 1.55.0").says("main", "python3 2.9.0")

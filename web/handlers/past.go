@@ -248,3 +248,12 @@ func momentOf(c echo.Context) time.Time {
 	at, _ := c.Get(momentKey).(time.Time)
 	return at
 }
+
+// ofNow is a figure that moves with every message and is not kept: of the past
+// it is said to be unknown, not shown as if there had been none.
+func (s *Server) ofNow(v string) string {
+	if s.moment.IsZero() {
+		return v
+	}
+	return "not kept"
+}

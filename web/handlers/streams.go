@@ -127,7 +127,7 @@ func (s *Server) streamList() listing[streamRow] {
 				}},
 			{key: "last", label: "Last message", right: true, down: true, by: func(a, b *streamRow) int { return a.LastTime.Compare(b.LastTime) },
 				cell: func(r *streamRow) templates.ListCell {
-					return figureCell(r.key, "last", cmp.Or(s.when(r.LastTime).Ago, none))
+					return figureCell(r.key, "last", s.ofNow(cmp.Or(s.when(r.LastTime).Ago, none)))
 				}},
 			{key: "leader", label: "Leader", by: func(a, b *streamRow) int { return strings.Compare(a.Leader, b.Leader) },
 				cell: func(r *streamRow) templates.ListCell {
@@ -260,7 +260,7 @@ func (s *Server) streamDetail(ctx context.Context, r *streamRow) (templates.Deta
 		{Key: id + "/bytes", Label: "Size", Value: bytesWords(float64(r.Bytes))},
 		{Key: id + "/rate", Label: "Stored", Value: rate, Unit: "msg/s"},
 		{Key: id + "/consumers", Label: "Consumers", Value: countWords(uint64(max(r.Consumers, 0)))},
-		{Key: id + "/last", Label: "Last message", Value: cmp.Or(s.when(r.LastTime).Ago, none)},
+		{Key: id + "/last", Label: "Last message", Value: s.ofNow(cmp.Or(s.when(r.LastTime).Ago, none))},
 	}
 	if err := s.kpiSparks(ctx, k.Entity(), v.KPIs, map[string]string{id + "/messages": fleet.ColMessages, id + "/bytes": fleet.ColBytes, id + "/rate": fleet.ColLastSeq}); err != nil {
 		return v, err
