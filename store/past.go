@@ -550,6 +550,9 @@ func (db *DB) meansAt(ctx context.Context, all []past, at int64) (found int, ste
 		return 0, 0, err
 	}
 	lvl := max(db.levelFor(at, minute), 0)
+	for lvl > 0 && built[lvl] <= at {
+		lvl--
+	}
 	l := levels[lvl]
 	if built[lvl] <= at {
 		return 0, l.step, nil // it is built of single looks, and there are none

@@ -145,3 +145,63 @@ func TestSnapshotAtOldAndMissing(t *testing.T) {
 		t.Errorf("an old rate = %v, want 100", got)
 	}
 }
+
+// Single looks end where their slot does. At that edge some things have theirs
+// and others, looked at less often, do not: of these the mean is known, and that
+// it is one.
+func TestSnapshotAtTheEdgeOfRaw(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	db := openTest(t, t.TempDir(), c, Options{Interval: 10 * time.Second})
+	var account fleet.Account
+	for i := range 3 * 360 {
+		s := look(c.add(10*time.Second), 10*i)
+		if i%6 == 2 { // each full minute and 30 s
+			account = s.Accounts[0]
+		}
+		s.Accounts = []fleet.Account{account}
+		if i < 2 {
+			s.Accounts = nil
+		}
+		put(t, db, s)
+	}
+	if err := db.sealAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.maintain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	k, err := db.known(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	edge := k.slots[len(k.slots)/3] * unit
+	at := fromMS(edge).Add(20 * time.Second)
+	whole, _, err := db.SnapshotAt(t.Context(), at)
+	if err != nil || len(whole.Accounts) != 1 || len(whole.Problems) != 0 || !whole.Accounts[0].At.Before(fromMS(edge)) {
+		t.Fatalf("as long as all is kept: %+v, %v", whole, err)
+	}
+	for {
+		dropped, err := db.dropOldest(t.Context(), kept{"raw", unit, 0}, edge)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !dropped {
+			break
+		}
+	}
+	db.moment.Store(nil)
+	s, r, err := db.SnapshotAt(t.Context(), at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(s.Consumers, whole.Consumers) || !reflect.DeepEqual(s.Streams, whole.Streams) || r.Servers["n1"].InMsgs != 100 {
+		t.Errorf("what has single looks: %+v and %+v, was %+v", s.Consumers, s.Streams, whole.Consumers)
+	}
+	if len(s.Accounts) != 1 || s.Accounts[0].Conns != 4 || s.Accounts[0].InMsgs != 0 || !s.Accounts[0].At.Equal(fromMS(edge)) {
+		t.Errorf("what has none: %+v", s.Accounts)
+	}
+	if len(s.Problems) != 1 || s.Problems[0].Where != "store" {
+		t.Errorf("problems %+v", s.Problems)
+	}
+}
