@@ -175,7 +175,7 @@ func csvRows(out *bufio.Writer, names, units []string) func(*fleet.ExportRow) er
 			out.WriteString("time,step_ms")
 			for i, name := range names {
 				unit := strings.NewReplacer("/", "_per_", "%", "percent").Replace(units[i])
-				head := strings.Trim(name+"_"+unit, "_")
+				head := strings.ReplaceAll(strings.Trim(name+"_"+unit, "_"), "__", "_")
 				fmt.Fprintf(out, ",%s,%s_min,%s_max,%s_count", head, head, head, name)
 			}
 			out.WriteString("\r\n")

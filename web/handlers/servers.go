@@ -439,20 +439,33 @@ func queueTable(queues []fleet.ServerQueue) templates.DetailTable {
 	return t
 }
 
+// givenName is the name in the server's own configuration: a second one of a name
+// is shown with its cluster or the beginning of its id.
+func givenName(srv *fleet.Server) string {
+	if name, ok := strings.CutSuffix(srv.Name, "@"+srv.Cluster); ok && srv.Cluster != "" {
+		return name
+	}
+	if i := strings.LastIndexByte(srv.Name, '#'); i > 0 && len(srv.Name)-i == 9 && strings.HasPrefix(srv.ID, srv.Name[i+1:]) {
+		return srv.Name[:i]
+	}
+	return srv.Name
+}
+
 // commands ask and do by hand what concerns the server. By its name all servers of
 // it are asked, by its id this one alone.
 func (r *serverRow) commands() []templates.Command {
-	name := r.Name
-	if name == "" || r.twin {
+	given := givenName(r.Server)
+	name := given
+	if name == "" || r.twin || given != r.Name {
 		name = r.ID
 	}
 	cmds := commandList{}
 	cmds.ask("What it is", "nats server info", name)
-	cmds.ask("Its connections, those that wait most first", "nats server request connections --sort=pending --name=", r.Name)
-	cmds.ask("Its routes", "nats server request routes --name=", r.Name)
+	cmds.ask("Its connections, those that wait most first", "nats server request connections --sort=pending --name=", given)
+	cmds.ask("Its routes", "nats server request routes --name=", given)
 	if r.JetStream != nil {
-		cmds.ask("Its JetStream", "nats server request jetstream --accounts --name=", r.Name)
-		cmds.ask("What it says is wrong with it", "nats server request jetstream-health --name=", r.Name)
+		cmds.ask("Its JetStream", "nats server request jetstream --accounts --name=", given)
+		cmds.ask("What it says is wrong with it", "nats server request jetstream-health --name=", given)
 	}
 	if r.URL != "" {
 		cmds.ask("Its Raft groups", "curl -s", r.URL+"/raftz")

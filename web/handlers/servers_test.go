@@ -40,4 +40,8 @@ func TestServerCommands(t *testing.T) {
 	w := seen()
 	w.snap.Servers[1].Name = "n1"
 	newSite(t, w).get("/servers/n1?id=Sn2").says("main", "nats server info Sn2") // one of two of the name
+	w.snap.Servers[1].Name, w.snap.Servers[1].ID = "n1#NABCDEFG", "NABCDEFGHIJ"  // as the collector tells it apart
+	newSite(t, w).get("/servers/n1%23NABCDEFG").says("main", "nats server info NABCDEFGHIJ").says("main", "--name=n1 ")
+	w.snap.Servers[1].Name = "n1@demo"
+	newSite(t, w).get("/servers/n1@demo").says("main", "nats server info NABCDEFGHIJ").says("main", "--name=n1 ")
 }

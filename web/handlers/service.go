@@ -201,9 +201,9 @@ func (s *Server) serviceDetail(ctx context.Context, v *service) (templates.Detai
 	if knownBusy && served > 0 {
 		mean, meanOf = time.Duration(busy/served)*time.Microsecond, "now"
 	}
-	errorsNow := "of the requests now: none"
-	if knownFailed && served > 0 && failed > 0 {
-		errorsNow = percent(failed/served) + " % of the requests now"
+	errorsNow := ""
+	if knownFailed && served > 0 {
+		errorsNow = percent(failed/served) + " %"
 	}
 	d.KPIs = []templates.KPI{
 		{Key: id + "/rate", Label: "Requests", Value: rate(served, knownServed), Unit: "per s"},
