@@ -68,7 +68,7 @@ func BenchmarkSeal(b *testing.B) {
 	}
 	values := 0
 	for _, x := range h.blocks {
-		values += len(x.at) * len(x.base)
+		values += x.looks() * len(x.base)
 	}
 	var size int64
 	if err := db.metrics.r.QueryRow("SELECT sum(length(d)) FROM raw").Scan(&size); err != nil {

@@ -19,10 +19,9 @@ type block struct {
 	start  int64   // ms
 	before int64   // time of the look before the first, ms; 0: not known
 	prior  []int64 // its values
-	at     []int32 // ms since start, rising
 	base   []int64
-	small  []int32 // look by look
-	wide   []int64 // instead of small, once a difference did not fit
+	small  []int32 // look by look: ms since start, rising, and the differences to base
+	wide   []int64 // instead of small, once a difference did not fit: ms, and the values
 }
 
 // smallAbsent stands for absent in small.
@@ -31,7 +30,7 @@ const smallAbsent = math.MinInt32
 // again makes the block one of another slot, in the memory that it has.
 func (b *block) again(e *entity, start int64) {
 	clear(b.base)
-	*b = block{e: e, start: start, at: b.at[:0], base: b.base, small: b.small[:0]}
+	*b = block{e: e, start: start, base: b.base, small: b.small[:0]}
 	b.follow()
 }
 
@@ -46,50 +45,68 @@ func (b *block) follow() {
 	}
 }
 
-func newBlock(e *entity, start int64, looks int) *block {
+// newBlock is an empty block; small is memory for its looks.
+func newBlock(e *entity, start int64, small []int32) *block {
 	n := len(e.cols)
-	b := &block{e: e, start: start, at: make([]int32, 0, looks), small: make([]int32, 0, looks*n)}
+	b := &block{e: e, start: start, small: small}
 	b.base = make([]int64, n, 2*n) // and of the look before
 	b.follow()
 	return b
 }
 
+// width of a look: its time and its values.
+func (b *block) width() int { return 1 + len(b.base) }
+
+// looks is their number.
+func (b *block) looks() int { return (len(b.small) + len(b.wide)) / b.width() }
+
+// time of look i, ms since start.
+func (b *block) time(i int) int64 {
+	if b.wide != nil {
+		return b.wide[i*b.width()]
+	}
+	return int64(b.small[i*b.width()])
+}
+
 func (b *block) add(at int64, v []int64) {
-	if len(b.at) == 0 {
+	if len(b.small) == 0 && b.wide == nil {
 		copy(b.base, v)
 	}
-	b.at = append(b.at, int32(at-b.start))
+	at -= b.start
 	if b.wide != nil {
-		b.wide = append(b.wide, v...)
+		b.wide = append(append(b.wide, at), v...)
 		return
 	}
-	n := len(b.small)
+	small, base := append(b.small, int32(at)), b.base[:len(v)]
 	for i, x := range v {
 		d := int32(smallAbsent)
 		if x != absent {
-			if b.base[i] == absent {
-				b.base[i] = x // all before it are absent
+			if base[i] == absent {
+				base[i] = x // all before it are absent
 			}
-			diff := x - b.base[i]
+			diff := x - base[i]
 			d = int32(diff)
-			if int64(d) != diff || (diff < 0) != (x < b.base[i]) || d == smallAbsent {
-				b.small = b.small[:n]
+			if int64(d) != diff || (diff < 0) != (x < base[i]) || d == smallAbsent {
 				b.widen()
-				b.wide = append(b.wide, v...)
+				b.wide = append(append(b.wide, at), v...)
 				return
 			}
 		}
-		b.small = append(b.small, d)
+		small = append(small, d)
 	}
+	b.small = small
 }
 
 func (b *block) widen() {
-	n := len(b.base)
-	b.wide = make([]int64, 0, max(cap(b.at), len(b.at))*n)
+	n := b.width()
+	b.wide = make([]int64, 0, max(cap(b.small), len(b.small)+n))
 	for i, d := range b.small {
 		x := int64(absent)
-		if d != smallAbsent {
-			x = b.base[i%n] + int64(d)
+		switch {
+		case i%n == 0:
+			x = int64(d)
+		case d != smallAbsent:
+			x = b.base[i%n-1] + int64(d)
 		}
 		b.wide = append(b.wide, x)
 	}
@@ -98,15 +115,15 @@ func (b *block) widen() {
 
 // column appends the values of one column.
 func (b *block) column(dst []int64, col int) []int64 {
-	n := len(b.base)
+	n := b.width()
 	if b.wide != nil {
-		for i := col; i < len(b.wide); i += n {
+		for i := 1 + col; i < len(b.wide); i += n {
 			dst = append(dst, b.wide[i])
 		}
 		return dst
 	}
 	base := b.base[col]
-	for i := col; i < len(b.small); i += n {
+	for i := 1 + col; i < len(b.small); i += n {
 		x := int64(absent)
 		if d := b.small[i]; d != smallAbsent {
 			x = base + int64(d)
@@ -116,9 +133,9 @@ func (b *block) column(dst []int64, col int) []int64 {
 	return dst
 }
 
-// value is what one column showed at one look.
+// value of a column at a look.
 func (b *block) value(look, col int) int64 {
-	i := look*len(b.base) + col
+	i := look*b.width() + 1 + col
 	switch {
 	case b.wide != nil:
 		return b.wide[i]
@@ -128,9 +145,14 @@ func (b *block) value(look, col int) int64 {
 	return b.base[col] + int64(b.small[i])
 }
 
-func (b *block) times(dst []int64) []int64 {
-	for _, t := range b.at {
-		dst = append(dst, b.start+int64(t))
+// times appends the times of the looks, after a start.
+func (b *block) times(dst []int64, start int64) []int64 {
+	n := b.width()
+	for i := 0; i < len(b.wide); i += n {
+		dst = append(dst, start+b.wide[i])
+	}
+	for i := 0; i < len(b.small); i += n {
+		dst = append(dst, start+int64(b.small[i]))
 	}
 	return dst
 }
@@ -140,11 +162,8 @@ func (b *block) appendTo(dst []byte, enc *encoder, layout, interval int64) []byt
 	dst = append(dst, blobVersion)
 	dst = binary.AppendUvarint(dst, uint64(layout))
 	dst = binary.AppendUvarint(dst, uint64(interval))
-	dst = binary.AppendUvarint(dst, uint64(len(b.at)))
-	enc.values = enc.values[:0]
-	for _, t := range b.at {
-		enc.values = append(enc.values, int64(t))
-	}
+	dst = binary.AppendUvarint(dst, uint64(b.looks()))
+	enc.values = b.times(enc.values[:0], 0)
 	dst = enc.append(dst, enc.values)
 	sums := derived[b.e.kind]
 	return appendColumns(dst, len(b.base), func(dst []byte, i int) []byte {
@@ -163,9 +182,9 @@ func (b *block) appendTo(dst []byte, enc *encoder, layout, interval int64) []byt
 
 // isSum reports whether the column is the sum of the terms at every look.
 func (b *block) isSum(col int, terms []term) bool {
-	n := len(b.base)
+	n := b.width()
 	if b.wide != nil {
-		for row := 0; row < len(b.wide); row += n {
+		for row := 1; row < len(b.wide); row += n {
 			sum := b.wide[row+col]
 			for _, t := range terms {
 				sum -= int64(t.sign) * b.wide[row+t.col]
@@ -183,7 +202,7 @@ func (b *block) isSum(col int, terms []term) bool {
 	if sum != 0 {
 		return false
 	}
-	for row := 0; row < len(b.small); row += n {
+	for row := 1; row < len(b.small); row += n {
 		own := b.small[row+col]
 		if own == smallAbsent {
 			return false

@@ -13,7 +13,7 @@ func FuzzBlock(f *testing.F) {
 	l := layouts{names: map[int64][]string{1: {"a", "b", "c"}}}
 	rnd := rand.New(rand.NewPCG(21, 22))
 	for _, n := range []int{1, 3, 50} {
-		b := newBlock(&entity{entityRef: entityRef{kind: "server"}, cols: cols}, 0, 10)
+		b := newBlock(&entity{entityRef: entityRef{kind: "server"}, cols: cols}, 0, nil)
 		cells := make([][]cell, len(cols))
 		for i := range n {
 			b.add(int64(1+i)*1000, []int64{int64(i), rnd.Int64N(1 << 40), 7})

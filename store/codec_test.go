@@ -78,7 +78,7 @@ func TestBlobRoundTrip(t *testing.T) {
 		l.names[3] = append(l.names[3], c.name)
 	}
 	rnd := rand.New(rand.NewPCG(13, 14))
-	b := newBlock(&entity{cols: cols}, 999_000, 120)
+	b := newBlock(&entity{cols: cols}, 999_000, nil)
 	var at []int64
 	all := make([][]int64, len(cols))
 	for i := range 100 {
@@ -143,7 +143,7 @@ func TestSumsTakeNoRoom(t *testing.T) {
 	for _, scale := range []int64{1 << 20, 1 << 45} { // kept in 32 bits, in 64
 		rnd := rand.New(rand.NewPCG(17, 18))
 		size := func(holds bool) int {
-			b := newBlock(&entity{entityRef: entityRef{kind: "consumer"}, cols: cols}, 0, 120)
+			b := newBlock(&entity{entityRef: entityRef{kind: "consumer"}, cols: cols}, 0, nil)
 			all := make([][]int64, len(cols))
 			for i := range 100 {
 				v := make([]int64, len(cols))

@@ -49,6 +49,7 @@ type head struct {
 	looks      int              // about so many of one entity
 	blocks     map[int64]*block // by entity
 	spare      map[int][]*block // of a slot that is on disk, by number of columns
+	rest       []int32          // memory for blocks that is not used yet
 }
 
 // block makes a block, in used memory if there is some.
@@ -60,7 +61,22 @@ func (h *head) block(e *entity) *block {
 		b.again(e, h.start)
 		return b
 	}
-	return newBlock(e, h.start, h.looks)
+	return newBlock(e, h.start, h.room((1+n)*h.looks))
+}
+
+// roomSize is how many numbers are allocated at once.
+const roomSize = 64 << 10
+
+// room is memory for n numbers. Blocks whose memory lay at multiples of its size
+// would displace each other from the processor's caches, and round up what each
+// takes.
+func (h *head) room(n int) []int32 {
+	if len(h.rest) < n {
+		h.rest = make([]int32, max(n, roomSize))
+	}
+	room := h.rest[:0:n]
+	h.rest = h.rest[n:]
+	return room
 }
 
 func (h *head) add(e *entity, at int64, v []int64) {
@@ -340,7 +356,7 @@ func (db *DB) recoverPrior(ctx context.Context, h *head) error {
 				return err
 			}
 			n := len(c.at)
-			if n == 0 || c.at[n-1] >= b.start+int64(b.at[0]) {
+			if n == 0 || c.at[n-1] >= b.start+b.time(0) {
 				return nil
 			}
 			b.before, b.prior = c.at[n-1], make([]int64, len(b.e.cols))

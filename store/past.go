@@ -489,8 +489,8 @@ func (db *DB) rawInMemory(all []past, at int64) (slots map[int64]bool, from int6
 			if b == nil || p.full() {
 				continue
 			}
-			for j := len(b.at) - 1; j >= 0 && !p.full(); j-- {
-				if t := b.start + int64(b.at[j]); t <= at {
+			for j := b.looks() - 1; j >= 0 && !p.full(); j-- {
+				if t := b.start + b.time(j); t <= at {
 					p.older(t, func(col int) int64 { return b.value(j, col) })
 				}
 			}

@@ -160,8 +160,8 @@ func (db *DB) looksOf(ctx context.Context, id int64, cols []column, from, to int
 }
 
 func (db *DB) copyBlock(b *block, cols []column) chunk {
-	n := len(b.at)
-	c := chunk{at: b.times(make([]int64, 0, n)), cols: make([][]int64, len(cols)), interval: db.every(b.e.kind)}
+	n := b.looks()
+	c := chunk{at: b.times(make([]int64, 0, n), b.start), cols: make([][]int64, len(cols)), interval: db.every(b.e.kind)}
 	for i, want := range cols {
 		for j, have := range b.e.cols {
 			if have.name == want.name {

@@ -151,7 +151,7 @@ func (db *DB) seal(ctx context.Context, h *head) error {
 	// The memory is used again: a slot's is a good part of all there is.
 	db.spare = map[int][]*block{}
 	for _, b := range blocks {
-		if n := len(b.base); b.wide == nil && cap(b.at) == h.looks {
+		if n := len(b.base); b.wide == nil && cap(b.small) == (1+n)*h.looks {
 			db.spare[n] = append(db.spare[n], b)
 		}
 	}

@@ -115,13 +115,16 @@ func (b *block) measure(col column, i int, interval int64) cell {
 	if b.before != 0 {
 		prior, before = b.prior[i], b.before
 	}
-	n, base := len(b.base), b.base[i]
-	for j, t := range b.at {
-		at, v := b.start+int64(t), int64(absent)
+	n, base := b.width(), b.base[i]
+	for j := 0; j < len(b.small)+len(b.wide); j += n {
+		at, v := b.start, int64(absent)
 		if b.wide != nil {
-			v = b.wide[j*n+i]
-		} else if d := b.small[j*n+i]; d != smallAbsent {
-			v = base + int64(d)
+			at, v = at+b.wide[j], b.wide[j+1+i]
+		} else {
+			at += int64(b.small[j])
+			if d := b.small[j+1+i]; d != smallAbsent {
+				v = base + int64(d)
+			}
 		}
 		if v != absent && before != 0 && at > before && at-before <= gap {
 			if inc, ok := increase(prior, v); ok {
@@ -136,16 +139,16 @@ func (b *block) measure(col column, i int, interval int64) cell {
 func (b *block) measureGauge(i int) cell {
 	c := cell{}
 	if b.wide != nil {
-		for ; i < len(b.wide); i += len(b.base) {
+		for i++; i < len(b.wide); i += b.width() {
 			if v := b.wide[i]; v != absent {
 				c.look(v)
 			}
 		}
 		return c
 	}
-	n, base := len(b.base), b.base[i]
+	n, base := b.width(), b.base[i]
 	least, most := int32(math.MaxInt32), int32(math.MinInt32)
-	for ; i < len(b.small); i += n {
+	for i++; i < len(b.small); i += n {
 		if d := b.small[i]; d != smallAbsent {
 			c.n++
 			c.sum += int64(d)
