@@ -246,6 +246,7 @@ func (f *folds) fold(rows []fleet.Consumer) (out []fleet.Consumer, of map[fleet.
 	sums := map[fleet.ConsumerKey]*fleet.Consumer{}
 	members := map[fleet.ConsumerKey]map[fleet.ConsumerKey]member{}
 	of = map[fleet.ConsumerKey]string{}
+	var unread []*fleet.Consumer // which belong to the row of their filter; it is read with the next configurations
 	now := f.now()
 	for i := range rows {
 		c := &rows[i]
@@ -254,7 +255,8 @@ func (f *folds) fold(rows []fleet.Consumer) (out []fleet.Consumer, of map[fleet.
 			continue
 		}
 		if c.AckPolicy == "" {
-			continue // it belongs to the row of its filter, which is read with the next configurations
+			unread = append(unread, c)
+			continue
 		}
 		k, pattern, filter := foldKeyOf(c)
 		if pattern == c.Consumer {
@@ -273,20 +275,10 @@ func (f *folds) fold(rows []fleet.Consumer) (out []fleet.Consumer, of map[fleet.
 			}
 			sums[k], members[k] = sum, map[fleet.ConsumerKey]member{}
 		}
-		sum.Fold.Count++
-		sum.Misfit = cmp.Or(sum.Misfit, c.Misfit)
-		sum.AckPending += c.AckPending
-		sum.Redelivered += c.Redelivered
-		sum.Pending += c.Pending
-		sum.Waiting += c.Waiting
-		sum.DeliveredSeq = max(sum.DeliveredSeq, c.DeliveredSeq)
-		sum.AckFloorSeq = max(sum.AckFloorSeq, c.AckFloorSeq)
-		sum.LastDelivery = later(sum.LastDelivery, c.LastDelivery)
-		sum.LastAck = later(sum.LastAck, c.LastAck)
-		sum.At = later(sum.At, c.At)
-		sum.Fold.Top = append(sum.Fold.Top, *c)
+		addTo(sum, c)
 		members[k][c.ConsumerKey] = member{tally{c.Delivered, c.AckFloor}, c.Created}
 	}
+	f.addUnread(unread, sums, members)
 	for k, sum := range sums {
 		s := f.known[k]
 		if s == nil {
@@ -325,6 +317,58 @@ func (f *folds) fold(rows []fleet.Consumer) (out []fleet.Consumer, of map[fleet.
 		return cmp.Or(cmp.Compare(a.Account, b.Account), cmp.Compare(a.Stream, b.Stream), cmp.Compare(a.Consumer, b.Consumer))
 	})
 	return out, of
+}
+
+// addTo adds what a member shows now to its row. What it counted is added with
+// all the others.
+func addTo(sum, c *fleet.Consumer) {
+	sum.Fold.Count++
+	sum.Misfit = cmp.Or(sum.Misfit, c.Misfit)
+	sum.AckPending += c.AckPending
+	sum.Redelivered += c.Redelivered
+	sum.Pending += c.Pending
+	sum.Waiting += c.Waiting
+	sum.DeliveredSeq = max(sum.DeliveredSeq, c.DeliveredSeq)
+	sum.AckFloorSeq = max(sum.AckFloorSeq, c.AckFloorSeq)
+	sum.LastDelivery = later(sum.LastDelivery, c.LastDelivery)
+	sum.LastAck = later(sum.LastAck, c.LastAck)
+	sum.At = later(sum.At, c.At)
+	sum.Fold.Top = append(sum.Fold.Top, *c)
+}
+
+// addUnread adds consumers whose configuration is not read yet, if there is one
+// row only for names like theirs in their stream: many live for less time than
+// lies between two readings. What they counted is left out until their row is
+// certain, for a sum that was wrong once would stay wrong.
+func (f *folds) addUnread(unread []*fleet.Consumer, sums map[fleet.ConsumerKey]*fleet.Consumer, members map[fleet.ConsumerKey]map[fleet.ConsumerKey]member) {
+	if len(unread) == 0 {
+		return
+	}
+	type names struct{ account, stream, pattern string }
+	rows := map[names][]fleet.ConsumerKey{}
+	for k, s := range f.known {
+		n := names{k.Account, k.Stream, s.row.Fold.Pattern}
+		rows[n] = append(rows[n], k)
+	}
+	for k, sum := range sums {
+		if f.known[k] == nil {
+			n := names{k.Account, k.Stream, sum.Fold.Pattern}
+			rows[n] = append(rows[n], k)
+		}
+	}
+	for _, c := range unread {
+		of := rows[names{c.Account, c.Stream, patternOf(c)}]
+		if len(of) != 1 {
+			continue
+		}
+		k := of[0]
+		if sums[k] == nil {
+			row := f.known[k].empty()
+			row.Delivered, row.AckFloor = 0, 0
+			sums[k], members[k] = &row, map[fleet.ConsumerKey]member{}
+		}
+		addTo(sums[k], c)
+	}
 }
 
 // empty is the row without any member. It was measured when the last one was.

@@ -357,7 +357,10 @@ func TestShortLivedConsumersAreFolded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		wait.For(t, patience, "their end", func() bool { c := row(); return c.Fold != nil && c.Fold.Count == 0 && c.Pending == 0 && c.Delivered == last })
+		wait.For(t, patience, "their end", func() bool {
+			c := row()
+			return c.Fold != nil && c.Fold.Count == 0 && c.Pending == 0 && c.Delivered == last
+		})
 	}
 	keys := map[fleet.ConsumerKey]bool{}
 	for _, s := range m.all() {
@@ -379,6 +382,40 @@ func TestShortLivedConsumersAreFolded(t *testing.T) {
 		}
 		return n > 0
 	})
+}
+
+// Consumers that are gone before their configuration is read are in the row that
+// is the only one for names like theirs, but for what they counted; where there are
+// two rows it is not known to which they belong.
+func TestConsumersThatAreTooShortLivedToBeReadAreInTheirRow(t *testing.T) {
+	t.Parallel()
+	now := t0
+	f := newFolds(func() time.Time { return now })
+	one := func(name, filter, policy string) fleet.Consumer {
+		c := fleet.Consumer{ConsumerKey: fleet.ConsumerKey{Account: "A", Stream: "S", Consumer: name}, Created: now, AckPolicy: policy, Delivered: 10, AckFloor: 8, Pending: 7, At: now}
+		if filter != "" {
+			c.FilterSubjects = []string{filter}
+		}
+		return c
+	}
+	f.fold([]fleet.Consumer{one("q1w2e3r4", "s.a", "explicit")})
+	now = now.Add(5 * time.Second)
+	out, of := f.fold([]fleet.Consumer{one("z9x8c7v6", "", ""), one("p0o9i8u7", "", "")})
+	if len(out) != 1 || len(of) != 0 {
+		t.Fatalf("%d rows, %d assigned", len(out), len(of))
+	}
+	if c := out[0]; c.Fold.Count != 2 || c.Fold.Most != 2 || c.Pending != 14 || c.Delivered != 10 || c.AckFloor != 8 || c.Fold.Seen != 1 || !c.At.Equal(now) || len(c.Fold.Top) != 2 {
+		t.Errorf("the row is %+v, its fold %+v", c, c.Fold)
+	}
+	// Read now, they count like any other.
+	out, _ = f.fold([]fleet.Consumer{one("z9x8c7v6", "s.a", "explicit"), one("p0o9i8u7", "", "")})
+	if c := out[0]; len(out) != 1 || c.Fold.Count != 2 || c.Delivered != 20 || c.Fold.Seen != 2 {
+		t.Errorf("the row is %+v, its fold %+v", c, c.Fold)
+	}
+	out, _ = f.fold([]fleet.Consumer{one("z9x8c7v6", "s.a", "explicit"), one("m1n2b3v4", "s.b", "explicit"), one("p0o9i8u7", "", "")})
+	if len(out) != 2 || out[0].Fold.Count != 1 || out[1].Fold.Count != 1 {
+		t.Errorf("with two rows there are %d, the first is %+v", len(out), out[0].Fold)
+	}
 }
 
 func TestFoldsAreBounded(t *testing.T) {
