@@ -51,7 +51,8 @@ type roundDetail struct {
 	Silent    []fleet.Server // that did not answer: what was known of them
 	Expected  int
 	QueuesCut fleet.QueuesCut
-	Every     int // of fleet.Intake
+	Every     int // of fleet.Intake, as Share and Since
+	Share     float64
 	Since     int64
 }
 
@@ -74,7 +75,7 @@ type marksDetail struct {
 }
 
 func roundOf(s *fleet.Snapshot) roundDetail {
-	r := roundDetail{Problems: s.Problems, Expected: s.Expected, QueuesCut: s.QueuesCut, Every: s.Intake.Every, Since: epochOf(s.Intake.Since)}
+	r := roundDetail{Problems: s.Problems, Expected: s.Expected, QueuesCut: s.QueuesCut, Every: s.Intake.Every, Share: s.Intake.Share, Since: epochOf(s.Intake.Since)}
 	for _, x := range s.Servers {
 		if x.State == fleet.Unreachable || x.State == fleet.Unread {
 			r.Silent = append(r.Silent, x)
@@ -470,7 +471,7 @@ func (db *DB) detailKeys(ctx context.Context, at int64) (map[list]int64, error) 
 // add puts what did not answer into the snapshot.
 func (r *roundDetail) add(s *fleet.Snapshot) {
 	s.Problems, s.Expected, s.QueuesCut = append(slices.Clone(r.Problems), s.Problems...), r.Expected, r.QueuesCut
-	s.Intake.Every = r.Every
+	s.Intake.Every, s.Intake.Share = r.Every, r.Share
 	if r.Since != 0 {
 		s.Intake.Since = fromMS(r.Since)
 	}
