@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -107,4 +108,50 @@ func TestAFoldKnowsThePast(t *testing.T) {
 	k := w.fold()
 	st := newSite(t, w)
 	st.get(at(consumerURL(k), then)).status(200).says("main", "Consumers now 12").says("main", "5 of 12")
+}
+
+// Names of consumers, their subjects, patterns and the keys of their owner's limits
+// stay text on every page of theirs, in the files and in the ticks.
+func TestHostileNamesOfConsumers(t *testing.T) {
+	t.Parallel()
+	visit := func(name string) map[string]string {
+		w := newWorld()
+		k := fleet.ConsumerKey{Account: name, Stream: name, Consumer: name}
+		c := fleet.Consumer{ConsumerKey: k, Leader: name, FilterSubjects: []string{name}, AckPolicy: "x" + name, AckWait: time.Second, At: epoch, Misfit: name,
+			Limits: &fleet.Thresholds{Unprocessed: 9, Ignored: []string{name}}, Peers: []fleet.Replica{{Name: name, Current: true}}}
+		fold, member := c, c
+		fold.Consumer, member.Consumer = name+"* ("+name+")", name+"1"
+		fold.Fold = &fleet.Fold{Pattern: name + "*", Filter: name, Count: 1, Top: []fleet.Consumer{member}}
+		w.snap.Consumers = append(w.snap.Consumers, c, fold)
+		w.load[name] = load{rate: 10, p50: 5, sigma: .5}
+		w.events = append(w.events, fleet.Event{At: epoch.Add(-time.Minute), Entity: k.Entity().Key, Text: name})
+		st := newSite(t, w)
+		q := "?" + url.Values{"account": {name}, "stream": {name}, "consumer": {name}}.Encode()
+		pages := map[string]string{}
+		for what, p := range map[string]string{"list": "/consumers?stream=" + url.QueryEscape(name), "one": consumerURL(k), "fold": consumerURL(fold.ConsumerKey), "member": consumerURL(member.ConsumerKey),
+			"heat": "/charts/consumer-heat" + q, "pending": "/charts/consumer-pending" + q} {
+			pages[what] = skeleton(st.get(p).status(200).doc)
+		}
+		for _, p := range []string{consumerURL(k) + ".csv", consumerURL(fold.ConsumerKey) + ".csv", "/consumers.csv", "/charts/consumer-heat.csv" + q, "/charts/consumer-heat.json" + q} {
+			a := st.get(p).status(200)
+			if body := a.Body.String(); strings.Contains(body, "\n=") || strings.Contains(body, ",=") || strings.Contains(body, ",@") {
+				t.Errorf("%s: the name %q is a formula", p, name)
+			}
+			if d := a.Header().Get("Content-Disposition"); strings.ContainsAny(d, "<>'\u202e\x00/\\") {
+				t.Errorf("%s: the name %q is in the file's name: %s", p, name, d)
+			}
+		}
+		return pages
+	}
+	plain := visit("A")
+	for _, name := range hostile {
+		if strings.Contains(name, "\u0000") {
+			continue // no URL has it
+		}
+		for what, got := range visit(name) {
+			if got != plain[what] {
+				t.Errorf("the page %q with the name %q has other elements: %s", what, name, firstDifference(plain[what], got))
+			}
+		}
+	}
 }
