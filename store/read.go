@@ -367,6 +367,27 @@ func (db *DB) fold(ctx context.Context, id int64, cols []column, lvl int, from, 
 	return nil
 }
 
+// stretchSQL are the statements for stretches of some levels, from coarse to
+// fine: bit 0 stands for raw, the next ones for the levels.
+var stretchSQL = func() []string {
+	all := make([]string, 2<<len(levels))
+	for which := range all {
+		var text []string
+		for lvl := len(levels) - 1; lvl >= -1; lvl-- {
+			if which>>(lvl+1)&1 == 0 {
+				continue
+			}
+			table := "raw"
+			if lvl >= 0 {
+				table = levels[lvl].table
+			}
+			text = append(text, fmt.Sprintf("SELECT %d, k, d FROM json_each(?%d) AS j CROSS JOIN %s ON k = j.value", len(text), len(text)+1, table))
+		}
+		all[which] = strings.Join(text, " UNION ALL ")
+	}
+	return all
+}()
+
 // stretches calls f with the blobs of all stretches, in their order. It is one
 // statement: of a small one the most is its beginning and its end.
 func (db *DB) stretches(ctx context.Context, plan []stretch, f func(s *stretch, slot int64, data []byte) error) error {
@@ -375,21 +396,15 @@ func (db *DB) stretches(ctx context.Context, plan []stretch, f func(s *stretch, 
 	}
 	// Some rows are read at once: waiting for ctx meanwhile costs more.
 	ctx = context.WithoutCancel(ctx)
-	var text strings.Builder
-	var args []any
+	which := 0
+	args := make([]any, len(plan))
 	for i := range plan {
-		s, table := &plan[i], "raw"
-		if s.lvl >= 0 {
-			table = levels[s.lvl].table
-		}
-		if i > 0 {
-			text.WriteString(" UNION ALL ")
-		}
-		fmt.Fprintf(&text, "SELECT %d, k, d FROM json_each(?%d) AS j CROSS JOIN %s ON k = j.value", i, i+1, table)
+		s := &plan[i]
+		which |= 1 << (s.lvl + 1)
 		s.keys[0] = '['
-		args = append(args, string(append(s.keys, ']')))
+		args[i] = string(append(s.keys, ']'))
 	}
-	query, err := db.metrics.reading(ctx, text.String())
+	query, err := db.metrics.reading(ctx, stretchSQL[which])
 	if err != nil {
 		return fmt.Errorf("read measurements: %w", err)
 	}
