@@ -95,29 +95,29 @@ func (h *hourTop) append(dst []byte) []byte {
 // rankHours sums the rankings of the hours that are over and sealed. It can be
 // stopped at any point: an hour is one transaction. The caller holds sealing.
 func (db *DB) rankHours(ctx context.Context) error {
-	next, err := mark(ctx, db.metrics.r, topHoursMark)
+	done, err := mark(ctx, db.metrics.r, topHoursMark)
 	if err != nil {
 		return err
 	}
-	if next == 0 {
+	for {
+		// What was not watched is passed over.
 		var k sql.NullInt64
-		if err := db.metrics.r.QueryRowContext(ctx, "SELECT min(k) FROM top").Scan(&k); err != nil {
+		if err := db.metrics.r.QueryRowContext(ctx, "SELECT min(k) FROM top WHERE k >= ?", done/unit<<entityBits).Scan(&k); err != nil {
 			return err
 		}
-		if !k.Valid {
+		start := floor(k.Int64>>entityBits*unit, hour)
+		if !k.Valid || start+hour > db.sealedUntil() {
 			return nil
 		}
-		next = floor(k.Int64>>entityBits*unit, hour)
-	}
-	for ; next+hour <= db.sealedUntil(); next += hour {
-		if err := db.rankHour(ctx, next); err != nil {
-			return fmt.Errorf("hour of %s: %w", fromMS(next).Format(time.RFC3339), err)
+		if err := db.rankHour(ctx, start, done); err != nil {
+			return fmt.Errorf("hour of %s: %w", fromMS(start).Format(time.RFC3339), err)
 		}
+		done = start + hour
 	}
-	return nil
 }
 
-func (db *DB) rankHour(ctx context.Context, start int64) error {
+// rankHour sums one hour; done is how far there were hours before.
+func (db *DB) rankHour(ctx context.Context, start, done int64) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -154,9 +154,8 @@ func (db *DB) rankHour(ctx context.Context, start int64) error {
 				return err
 			}
 		}
-		old := start - topSlotsKept
 		if _, err := tx.ExecContext(ctx, "DELETE FROM top WHERE k >= ?1 AND k < ?2 AND k & ?3 < ?4",
-			old/unit<<entityBits, (old+hour)/unit<<entityBits, entityMask, topHour); err != nil {
+			max(done-topSlotsKept, 0)/unit<<entityBits, (start+hour-topSlotsKept)/unit<<entityBits, entityMask, topHour); err != nil {
 			return err
 		}
 		return setMark(ctx, tx, topHoursMark, start+hour)

@@ -128,3 +128,41 @@ func TestTopOverHoursEqualsSeries(t *testing.T) {
 		}
 	}
 }
+
+// After a time in which nothing was watched, ranking goes on at once, and what
+// is too old of before is gone.
+func TestTopHoursPassOverGaps(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	db := openTest(t, t.TempDir(), c, Options{Interval: time.Minute})
+	watch := func(looks int) {
+		for i := range looks {
+			put(t, db, look(c.add(time.Minute), i))
+		}
+		if err := db.sealAll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.rollUp(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	watch(3 * 60)
+	c.add(5 * 24 * time.Hour)
+	watch(3 * 60)
+	var hours, early int
+	begin := ms(c.now()) - 4*hour
+	if err := db.metrics.r.QueryRow("SELECT count(DISTINCT k >> 32), (SELECT count(*) FROM top WHERE k & 0xFFFFFFFF < ?1 AND k >> 32 < ?2) FROM top WHERE k & 0xFFFFFFFF > ?1",
+		topHour, begin/unit).Scan(&hours, &early); err != nil {
+		t.Fatal(err)
+	}
+	if hours < 5 || hours > 8 || early != 0 {
+		t.Errorf("%d hours are ranked, want those that were watched; %d rankings of slots of before the gap are left", hours, early)
+	}
+	got, err := db.Top(t.Context(), fleet.TopQuery{Kind: fleet.KindServer, Column: fleet.ColCPU, Range: fleet.Range{From: c.now().Add(-6 * 24 * time.Hour), To: c.now()}, N: 1})
+	if err != nil || len(got.Rows) != 1 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if n := got.Rows[0].Count; n < 350 || n > 360 {
+		t.Errorf("%d looks are ranked, 360 were taken", n)
+	}
+}
