@@ -116,11 +116,13 @@ func (s *Server) asOf(ctx context.Context, at time.Time) (*Server, error) {
 	}
 	p.Metrics = pastMetrics{s.Metrics, snap, rates}
 	p.Journal = pastJournal{s.Journal, at}
-	control := &pastControl{}
+	p.Control = &pastControl{}
 	if err == nil {
-		control, err = s.controlAt(ctx, at)
+		var then *pastControl
+		if then, err = s.controlAt(ctx, at); err == nil {
+			p.Control = then
+		}
 	}
-	p.Control = control
 	if s.Findings != nil {
 		f := &pastFindings{record: s.Findings, at: at}
 		if err == nil {

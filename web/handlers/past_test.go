@@ -1,7 +1,9 @@
 package handlers
 
 import (
+	"bytes"
 	"encoding/json"
+	"log/slog"
 	"net/url"
 	"strings"
 	"testing"
@@ -10,6 +12,7 @@ import (
 	"golang.org/x/net/html"
 
 	"ballast/fleet"
+	"ballast/traffic"
 )
 
 // then is a moment of the fixture: revision 3 of orders was in force.
@@ -222,4 +225,19 @@ func countTags(n *html.Node, tag string) int {
 		}
 	}
 	return c
+}
+
+// A journal that cannot be read as it stood then is an error with its page, and
+// nothing worse.
+func TestJournalThatCannotBeReadOfThePast(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.entries[0].At, w.entries[0].Kind, w.entries[0].Data = then.Add(-time.Second), traffic.EntryWritten, []byte("{")
+	st := newSite(t, w)
+	var log bytes.Buffer
+	st.s.Log = slog.New(slog.NewTextHandler(&log, nil))
+	st.get(at("/accounts/APP", then)).status(500).says("main", "Something went wrong here")
+	if strings.Contains(log.String(), "panicked") || !strings.Contains(log.String(), "read journal entry") {
+		t.Errorf("the log says %s", log.String())
+	}
 }

@@ -92,3 +92,19 @@ func TestCommandsAreHarmless(t *testing.T) {
 		}
 	}
 }
+
+// The page of a past moment is the same page, of what was recorded then.
+func TestServicePageOfThePast(t *testing.T) {
+	t.Parallel()
+	st := newSite(t, newWorld())
+	a := st.get(at("/services/APP/pay", then)).status(200).says("main", "pay").says("main", "Endpoints").says("main", "charge")
+	if !strings.Contains(a.Body.String(), `href="/accounts/APP?at=`) {
+		t.Error("its links do not keep the moment")
+	}
+	var lines []serviceLine
+	if err := json.Unmarshal(st.get(at("/services/APP/pay.json", then)).status(200).Body.Bytes(), &lines); err != nil || len(lines) != 2 {
+		t.Errorf("pay.json of then: %v, %+v", err, lines)
+	}
+	st.get(at("/services/APP/nobody", then)).status(404)
+	st.get("/services/APP/pay?at=2h").status(404) // nothing is recorded of that
+}
