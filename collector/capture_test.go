@@ -348,7 +348,11 @@ func checkVersion(t *testing.T, version string) {
 	if i < 0 || l.accounts[i].Conns == 0 || l.accounts[i].Leafs != 1 || l.accounts[i].Subs == 0 || l.accounts[i].InMsgs == 0 || l.accounts[i].OutMsgs == 0 || l.accounts[i].InBytes == 0 {
 		t.Errorf("accounts %+v", l.accounts)
 	}
-	checkQueues(t, s.ID, decodeInto[subbedConnz](t, capture(t, version, "connz-subs")))
+	page, err := readConnz(decoder(capture(t, version, "connz-subs")), connPage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkQueues(t, s.ID, page)
 	checkAccounts(t, decodeInto[accountz](t, capture(t, version, "accountz")), decodeInto[accountz](t, capture(t, version, "accountz-app")))
 	if n := decodeInto[subsz](t, capture(t, version, "subsz")); n.Subs == 0 || n.Inserts == 0 || n.Matches == 0 || n.Cached == 0 {
 		t.Errorf("subscriptions %+v", n)
@@ -402,9 +406,8 @@ func checkVersion(t *testing.T, version string) {
 		t.Errorf("connections %+v over the system account", got.conns())
 	}
 	sys("sys-connz-subs", func(d *json.Decoder) error {
-		var z subbedConnz
-		err := d.Decode(&z)
-		checkQueues(t, s.ID, &z)
+		z, err := readConnz(d, connPage)
+		checkQueues(t, s.ID, z)
 		return err
 	})
 	var list, app accountz

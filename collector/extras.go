@@ -225,15 +225,14 @@ func (m *monitor) pollExtras(ctx context.Context, e endpoint, what asked, cost *
 			}
 			path := fmt.Sprintf("/connz?auth=1&limit=%d&offset=%d%s", connPage, page*connPage, detail)
 			err := m.get(ctx, e, path, bulkTimeout, cost, func(d *json.Decoder) error {
-				var z subbedConnz
-				err := d.Decode(&z)
+				z, err := readConnz(d, connPage)
 				if len(z.Conns) == 0 {
 					total = 0
 				} else {
 					total = z.Total
 				}
 				sums.add(z.plain())
-				subs.add(&z)
+				subs.add(z)
 				return err
 			})
 			if err != nil {
@@ -312,13 +311,13 @@ func (a systemAsk) gatherExtras(ctx context.Context, of map[string]fleet.Server,
 				options["subscriptions_detail"] = true
 			}
 			err := a.each(ctx, "CONNZ", options, n, n, cost, func(id string, d *json.Decoder) error {
-				var z subbedConnz
-				if err := d.Decode(&z); err != nil {
+				z, err := readConnz(d, connPage)
+				if err != nil {
 					return err
 				}
 				if s := sums[id]; s != nil {
 					s.add(z.plain())
-					subs[id].add(&z)
+					subs[id].add(z)
 					more = more || len(z.Conns) > 0 && (page+1)*connPage < z.Total
 				}
 				return nil

@@ -218,10 +218,9 @@ func (m *monitor) poll(ctx context.Context, e endpoint, what asked, cost *bill) 
 		}
 		cost.in(question(q))
 		for _, sort := range orders {
-			part("/connz?auth=1&limit=64&sort="+sort, bulkTimeout, func(d *json.Decoder) error {
-				var z connz
-				err := d.Decode(&z)
-				l.addConnz(question(q), &z)
+			part(fmt.Sprintf("/connz?auth=1&limit=%d&sort=%s", topConns, sort), bulkTimeout, func(d *json.Decoder) error {
+				z, err := readConnz(d, topConns)
+				l.addConnz(question(q), z.plain())
 				return err
 			})
 		}
@@ -312,22 +311,41 @@ func (m *monitor) get(ctx context.Context, e endpoint, path string, timeout time
 	if resp.StatusCode != http.StatusOK && p != "/healthz" {
 		return fmt.Errorf("HTTP status %d", resp.StatusCode)
 	}
-	return read(json.NewDecoder(body))
+	return read(body.decoder())
 }
 
+// maxValue bounds one value of an answer: a decoder holds it as a whole, and
+// twice as much while its buffer grows. Lists that may be long are read row by
+// row, each a value.
+const maxValue = 8 << 20
+
+var errLongValue = fmt.Errorf("one value of the answer is larger than %d MiB", maxValue>>20)
+
 // limited is like io.LimitedReader, but more than the limit is an error and not
-// the end of the answer.
+// the end of the answer, and so is a value that is too long.
 type limited struct {
 	r    io.Reader
 	left int64
+	read int64
+	d    *json.Decoder // that reads from it; nil: another reader
+}
+
+// decoder returns a decoder of what is read; there may be only one.
+func (l *limited) decoder() *json.Decoder {
+	l.d = json.NewDecoder(l)
+	return l.d
 }
 
 func (l *limited) Read(p []byte) (int, error) {
 	if l.left <= 0 {
 		return 0, errTooLarge
 	}
+	if l.d != nil && l.read-l.d.InputOffset() > maxValue {
+		return 0, errLongValue
+	}
 	n, err := l.r.Read(p[:min(int64(len(p)), l.left)])
 	l.left -= int64(n)
+	l.read += int64(n)
 	return n, err
 }
 

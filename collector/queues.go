@@ -2,6 +2,8 @@ package collector
 
 import (
 	"cmp"
+	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -39,6 +41,30 @@ type subDetail struct {
 type subbedConnz struct {
 	Total int          `json:"total"`
 	Conns []subbedConn `json:"connections"`
+}
+
+// readConnz reads a page row by row; more rows than were asked for are an error.
+// It returns what it read with an error too.
+func readConnz(d *json.Decoder, most int) (*subbedConnz, error) {
+	var z subbedConnz
+	err := object(d, func(key string) error {
+		switch key {
+		case "total":
+			return d.Decode(&z.Total)
+		case "connections":
+			return array(d, func() error {
+				if len(z.Conns) == most {
+					return fmt.Errorf("more than the %d connections that were asked for", most)
+				}
+				var c subbedConn
+				err := d.Decode(&c)
+				z.Conns = append(z.Conns, c)
+				return err
+			})
+		}
+		return d.Decode(&skip{})
+	})
+	return &z, err
 }
 
 // plain returns the page without the subscriptions.

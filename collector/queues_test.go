@@ -206,14 +206,14 @@ func FuzzQueues(f *testing.F) {
 	f.Fuzz(func(t *testing.T, first, second []byte) {
 		var q queues
 		for i, data := range [][]byte{first, second} {
-			var z subbedConnz
-			if decoder(data).Decode(&z) != nil {
+			z, err := readConnz(decoder(data), 100)
+			if err != nil {
 				return
 			}
 			sums := newConnSums("A", t0)
 			sums.add(z.plain())
 			at := t0.Add(time.Duration(i) * time.Minute)
-			groups, _ := q.update([]seen{lookAt("A", at, &z)}, ownName)
+			groups, _ := q.update([]seen{lookAt("A", at, z)}, ownName)
 			for _, g := range groups {
 				if g.Subject == "" || g.Queue == "" || g.Total < len(g.Members) || len(g.Members) == 0 || g.Rate < 0 || g.Since.After(at) {
 					t.Errorf("group %+v", g)
@@ -312,12 +312,12 @@ func BenchmarkTenThousandConnections(b *testing.B) {
 	for b.Loop() {
 		sums, subs := newConnSums("A", t0), newQueueSubs("A")
 		for _, p := range pages {
-			var z subbedConnz
-			if err := decoder(p).Decode(&z); err != nil {
+			z, err := readConnz(decoder(p), connPage)
+			if err != nil {
 				b.Fatal(err)
 			}
 			sums.add(z.plain())
-			subs.add(&z)
+			subs.add(z)
 		}
 		x := &extras{}
 		x.setQueues(subs, t0, true)

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"strings"
 	"time"
@@ -264,10 +263,9 @@ func (a systemAsk) gather(ctx context.Context, what asked, cost *bill) (*gathere
 		}
 		cost.in(question(q))
 		for _, sort := range orders {
-			part("CONNZ", map[string]any{"sort": sort, "auth": true, "limit": 64}, func(l *look, d *json.Decoder) error {
-				var z connz
-				err := d.Decode(&z)
-				l.addConnz(question(q), &z)
+			part("CONNZ", map[string]any{"sort": sort, "auth": true, "limit": topConns}, func(l *look, d *json.Decoder) error {
+				z, err := readConnz(d, topConns)
+				l.addConnz(question(q), z.plain())
 				return err
 			})
 		}
@@ -423,21 +421,20 @@ func (a systemAsk) each(ctx context.Context, kind string, options any, expected,
 // open takes an answer out of its envelope. whole is its size when it is not
 // compressed, as far as it was read.
 func (a systemAsk) open(m *nats.Msg, read func(id string, d *json.Decoder) error) (whole int64, err error) {
-	var r io.Reader = bytes.NewReader(m.Data)
+	l := &limited{r: bytes.NewReader(m.Data), left: a.largest}
 	whole = int64(len(m.Data))
 	if whole > a.largest {
 		return whole, errTooLarge
 	}
 	if m.Header.Get("Content-Encoding") == "gzip" {
-		z, err := gzip.NewReader(r)
+		z, err := gzip.NewReader(l.r)
 		if err != nil {
 			return whole, err
 		}
-		l := &limited{r: z, left: a.largest}
-		defer func() { whole = a.largest - l.left }()
-		r = l
+		l.r = z
+		defer func() { whole = l.read }()
 	}
-	d := json.NewDecoder(r)
+	d := l.decoder()
 	var id string
 	// The server comes first in the envelope; its answer is then read as it
 	// streams out of the decompression.

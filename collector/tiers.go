@@ -89,6 +89,9 @@ func (a *agenda) putOffAll(now time.Time, what asked, took time.Duration) {
 	}
 }
 
+// topConns are how many there are of each.
+const topConns = 64
+
 // connOrders are the orders of which the first connections are kept. What waits
 // may grow within seconds; what was sent since a connection began does not.
 var connOrders = [questions][]string{askTopConns: {"pending"}, askBusyConns: {"msgs_to", "bytes_to"}}

@@ -342,15 +342,55 @@ func (skip) UnmarshalJSON([]byte) error { return nil }
 
 // jszSink takes the streams and consumers of a /jsz answer one by one, so that
 // an answer of many megabytes is never in memory as a whole.
+// What it has no function for is not taken.
 type jszSink struct {
 	account  func(account string, r reserved) // nil: not wanted
 	stream   func(account string, s *streamDetail) error
 	consumer func(account, stream string, c *consumerDetail) error
 }
 
+// leastRow is less than any server writes for a stream or a consumer; a row in
+// memory takes more. Rows that are shorter could fill the memory with a small
+// answer.
+const leastRow = 128
+
+var errShortRows = errors.New("its rows are too short to be a server's")
+
+// plausible returns the sink with a look at how long the rows are.
+func (s jszSink) plausible(d *json.Decoder) jszSink {
+	rows := int64(0)
+	check := func() error {
+		if rows++; rows*leastRow > d.InputOffset()+64<<10 {
+			return errShortRows
+		}
+		return nil
+	}
+	out := s
+	out.stream = func(account string, x *streamDetail) error {
+		if err := check(); err != nil {
+			return err
+		}
+		if s.stream == nil {
+			return nil
+		}
+		return s.stream(account, x)
+	}
+	out.consumer = func(account, stream string, x *consumerDetail) error {
+		if err := check(); err != nil {
+			return err
+		}
+		if s.consumer == nil {
+			return nil
+		}
+		return s.consumer(account, stream, x)
+	}
+	return out
+}
+
 // readJSZ reads a /jsz answer.
 func readJSZ(d *json.Decoder, sink jszSink) (jsz, error) {
 	var out jsz
+	sink = sink.plausible(d)
 	err := object(d, func(key string) error {
 		switch key {
 		case "server_id":
@@ -523,7 +563,7 @@ func begin(d *json.Decoder, want json.Delim) (open bool, err error) {
 // within says where in a document an error happened; the limit on its size
 // passes through unchanged.
 func within(key string, err error) error {
-	if errors.Is(err, errTooLarge) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, errTooLarge) || errors.Is(err, errLongValue) || errors.Is(err, errShortRows) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
 	}
 	return fmt.Errorf("%.40q: %w", key, err)

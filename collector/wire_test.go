@@ -91,14 +91,21 @@ func TestLeaderlessAndForeignRowsAreNotTaken(t *testing.T) {
 
 func TestAnswerBeyondTheLimitIsAnError(t *testing.T) {
 	t.Parallel()
-	endless := io.MultiReader(strings.NewReader(`{"server_id":"A","account_details":[{"name":"X","stream_detail":[`),
-		&repeat{[]byte(`{"name":"S"},`), 0})
-	_, err := readJSZ(json.NewDecoder(&limited{r: endless, left: 1 << 20}), jszSink{
-		stream:   func(string, *streamDetail) error { return nil },
-		consumer: func(string, string, *consumerDetail) error { return nil },
-	})
-	if !errors.Is(err, errTooLarge) {
-		t.Errorf("err = %v, want %v", err, errTooLarge)
+	row := `{"name":"S","created":"2026-11-24T06:00:00.123456789Z","state":{"messages":0,"bytes":0,"first_seq":0,"first_ts":"0001-01-01T00:00:00Z","last_seq":0}},`
+	for _, c := range []struct {
+		begin, unit string
+		left        int64
+		want        error
+	}{
+		{`[`, row, 1 << 20, errTooLarge},
+		{`[`, `{"name":"S"},`, 1 << 20, errShortRows},
+		{`"`, "aaaaaaaa", 2 * maxValue, errLongValue},
+	} {
+		endless := io.MultiReader(strings.NewReader(`{"server_id":"A","account_details":[{"name":"X","stream_detail":`+c.begin), &repeat{[]byte(c.unit), 0})
+		_, err := readJSZ((&limited{r: endless, left: c.left}).decoder(), jszSink{})
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s%.20s…: err = %v, want %v", c.begin, c.unit, err, c.want)
+		}
 	}
 }
 
