@@ -649,7 +649,10 @@ func (s *Server) consumerLine(r *consumerRow) consumerDoc {
 	if k == nil {
 		return consumerDoc{}
 	}
-	_, state := s.consumerState(k)
+	tone, state := s.consumerState(k)
+	if tone == "stale" {
+		state = tone // its age is in measured_at
+	}
 	d := consumerDoc{
 		Account: k.Account, Stream: k.Stream, Consumer: k.Consumer, Leader: k.Leader, Pending: k.Pending, AckPending: k.AckPending, Redelivered: k.Redelivered, Waiting: k.Waiting,
 		Arrived: r.rate.Arrived, Delivered: r.rate.Delivered, Acked: r.rate.Acked, MaxPending: k.MaxAckPending, AckWaitMS: inMS(k.AckWait), Sampled: k.SampleFreq, Paused: k.Paused, Misfit: k.Misfit,

@@ -183,7 +183,7 @@ func (h heatMap) words() []string {
 	var w []string
 	switch {
 	case h.con.AckPolicy != "" && h.con.AckPolicy != "explicit":
-		w = append(w, fmt.Sprintf("The servers measure explicit acknowledgements only; ack_policy of this consumer is %s, so a figure may be missing or stand for several messages.", h.con.AckPolicy))
+		w = append(w, fmt.Sprintf("ack_policy of this consumer is %s: a figure may be missing or stand for several messages.", h.con.AckPolicy))
 	case !h.con.Sampled() && len(h.parts) > 0:
 		w = append(w, "sample_freq is off now: the samples are from before.")
 	case !h.con.Sampled():
@@ -192,7 +192,7 @@ func (h heatMap) words() []string {
 	if h.lat.Total != nil && h.lat.Total.Count() > 0 {
 		w = append(w, fmt.Sprintf("%s samples, about %s %% of what was settled.", countWords(h.lat.Total.Count()), percent(h.lat.Share)))
 	}
-	return append(w, "The servers count from the last delivery: a redelivery, a progress notice or a NAK starts the clock anew.")
+	return append(w, "Only explicit acknowledgements are sampled. The servers count from the last delivery: a redelivery, a progress notice or a NAK starts the clock anew.")
 }
 
 // draw turns the map into geometry.

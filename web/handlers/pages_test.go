@@ -182,7 +182,7 @@ func text(n *html.Node) string {
 var allPages = []string{"/", "/?range=6h", "/splits", "/splits/new", "/splits/orders", "/splits/orders?range=24h", "/splits/orders?proposal=p7", "/splits/orders/edit", "/splits/payments",
 	"/suggestions", "/suggestions?state=open", "/suggestions?state=expired", "/suggestions/p7", "/suggestions/p3", "/journal", "/journal?split=orders&kind=change.verified", "/journal?before=5", "/journal/7",
 	"/findings", "/findings?state=suppressed&sort=-since", "/findings?state=closed", "/findings/CON003?kind=consumer&key=APP%2FORDERS%2Fworker-east-1", "/findings/JS001?kind=system",
-	"/consumers", "/consumers?sort=-pending&stream=ORDERS&q=worker", "/consumers/APP/ORDERS/worker-east-1", "/consumers/APP/PAYMENTS/us?range=1h",
+	"/consumers", "/consumers?sort=-pending&stream=ORDERS&q=worker", "/consumers/APP/ORDERS/worker-east-1", "/consumers/APP/PAYMENTS/us?range=1h", "/charts/consumer-heat" + heatOf,
 	"/servers", "/servers?sort=-cpu", "/servers/n1", "/streams", "/streams/APP/ORDERS", "/connections", "/connections/sums", "/accounts", "/accounts/APP", "/cost", "/services", "/services?service=pay&sort=-requests", "/services/APP/pay", "/export?kind=consumer&key=APP%2FORDERS%2Fworker-east-1", "/find?q=n1", "/demo", "/nothing-here"}
 
 // weightsForm is the form of orders as a browser sends it.
