@@ -172,6 +172,19 @@ func TestThePastFromTheStoreAlone(t *testing.T) {
 	if body := string(get(t, base+"/cost"+main.query())); !strings.Contains(body, "The monitoring port does not answer") {
 		t.Error("the problem of then is not on the page of what watching costs")
 	}
+	for path, want := range map[string]string{
+		"/export?kind=micro+service&key=APP%2Fpay&range=1h&format=csv":                                                             "requests_per_s",
+		"/export?kind=endpoint&key=APP%2Fpay%2Fcharge&range=1h&format=json":                                                        `"serving":{"avg"`,
+		"/export?kind=connections&key=standalone%2FAPP&range=1h&format=csv":                                                        "pending_B",
+		"/export?kind=client+library&key=go+" + nats.Version + "&range=1h&format=json":                                             `"conns":{"avg"`,
+		"/charts/connections.json?server=standalone&account=APP&range=1h":                                                          "subscriptions",
+		"/charts/clients.json?range=1h&at=" + url.QueryEscape(all[2].at.Format(time.RFC3339Nano)):                                  "go " + nats.Version,
+		"/charts/service-requests.json?account=APP&service=pay&range=1h&at=" + url.QueryEscape(all[3].at.Format(time.RFC3339Nano)): "charge",
+	} {
+		if body := string(get(t, base+path)); !strings.Contains(body, want) {
+			t.Errorf("%s has no %s: %.500s", path, want, body)
+		}
+	}
 	alone.end(t, syscall.SIGTERM, 30*time.Second)
 	queuesOfThen(t, data, all[2].at)
 }

@@ -87,6 +87,12 @@ func entityURL(e fleet.Entity) string {
 		if i := strings.LastIndexByte(e.Key, '/'); i >= 0 {
 			return serviceURL(e.Key[:i], e.Key[i+1:])
 		}
+	case fleet.KindEndpoint:
+		if i := strings.LastIndexByte(e.Key, '/'); i >= 0 {
+			return entityURL(fleet.Entity{Kind: fleet.KindMicro, Key: e.Key[:i]})
+		}
+	case fleet.KindConns, fleet.KindClients:
+		return "/connections/sums"
 	case fleet.KindService:
 		name, _, _ := strings.Cut(e.Key, "/")
 		return withQuery("/services", url.Values{"service": {name}})
