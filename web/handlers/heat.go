@@ -141,7 +141,7 @@ func shade(share float64) int {
 // view is the map as a card.
 func (h heatMap) view() templates.HeatView {
 	base, q := "/charts/"+heatID, "?"+h.query
-	v := templates.HeatView{Src: base + q, Page: base + q, CSV: base + ".csv" + q, JSON: base + ".json" + q, Limits: h.words(), Misfit: h.con.Misfit}
+	v := templates.HeatView{Src: base + q, Page: base + q, CSV: base + ".csv" + q, JSON: base + ".json" + q, Limits: h.words(), Misfit: h.con.Misfit, Measure: consumerURL(h.con.ConsumerKey) + "#h-measure"}
 	for i, from := range heatShares {
 		k := templates.HeatKey{Level: strconv.Itoa(i + 1), From: strconv.FormatFloat(from*100, 'f', -1, 64) + " %"}
 		if i == 0 {

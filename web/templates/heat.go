@@ -7,6 +7,7 @@ type HeatView struct {
 	Summary         string // says in words what the drawing shows
 	Empty           string // said in place of the map when there are no samples
 	Estimate        string // what is known without samples
+	Measure         string // URL of the form that has it measured
 	Misfit          string // why the samples cannot all be the servers' own
 	Limits          []string
 	Plot            HeatPlot
