@@ -78,6 +78,7 @@ func (h *hearing) run(ctx context.Context) error {
 			if err := h.open(); err != nil {
 				return err
 			}
+			h.begin(ctx)
 		}
 		others, followed := h.acks.heard()
 		if !idle(ctx, slice) {
@@ -94,10 +95,11 @@ func (h *hearing) run(ctx context.Context) error {
 			return nil
 		}
 		if h.decide(); h.share == 1 {
-			h.mute()
+			// In this order nothing is missed; a sample may count twice.
 			if err := h.open(); err != nil {
 				return err
 			}
+			h.mute()
 		}
 	}
 }
@@ -173,6 +175,14 @@ func (h *hearing) open() (err error) {
 		h.all, err = h.acks.hear(h.nc, ackSubject+">", h.acks.takeOther)
 	}
 	return err
+}
+
+// begin waits until the servers know of the subscription, so that a turn is as
+// long as it is meant to be. A connection that is down has nothing to be heard.
+func (h *hearing) begin(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	_ = h.nc.FlushWithContext(ctx)
 }
 
 func (h *hearing) drop() {
