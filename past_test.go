@@ -71,6 +71,7 @@ func (p *seenAt) look(t *testing.T, base string) bool {
 // field: while all goes on, and from the data directory alone when NATS and the
 // console that saw it are gone.
 func TestThePastFromTheStoreAlone(t *testing.T) {
+	t.Parallel()
 	s := startSeparate(t)
 	work := s.app(t)
 	for id := range 2 {
