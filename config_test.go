@@ -107,7 +107,7 @@ func TestDefaultsWatchTheLocalServer(t *testing.T) {
 
 func TestExitCodes(t *testing.T) {
 	run := func(args ...string) (int, string) {
-		var out, errs bytes.Buffer
+		var out, errs lockedBuffer // a connection that is given up may still log
 		code := run(context.Background(), args, &out, &errs)
 		return code, out.String() + errs.String()
 	}
