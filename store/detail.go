@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	"github.com/klauspost/compress/zstd"
@@ -85,13 +86,16 @@ func roundOf(s *fleet.Snapshot) roundDetail {
 }
 
 // same reports whether nothing changed that is worth a note. Where a server that
-// does not answer stood is known by when it answered last.
+// does not answer stood is known by when it answered last; the share of the time in
+// which samples are listened to is set anew every few seconds, and a tenth is as
+// much as its figures tell.
 func (r roundDetail) same(o roundDetail) bool {
 	silent := func(a, b fleet.Server) bool {
 		return a.ID == b.ID && a.Name == b.Name && a.State == b.State && a.Error == b.Error && a.At.Equal(b.At)
 	}
 	return slices.Equal(r.Problems, o.Problems) && slices.EqualFunc(r.Silent, o.Silent, silent) && r.Expected == o.Expected &&
-		r.QueuesCut.Groups == o.QueuesCut.Groups && slices.Equal(r.QueuesCut.Servers, o.QueuesCut.Servers) && r.Every == o.Every && r.Since == o.Since
+		r.QueuesCut.Groups == o.QueuesCut.Groups && slices.Equal(r.QueuesCut.Servers, o.QueuesCut.Servers) && r.Every == o.Every && r.Since == o.Since &&
+		math.Round(10*r.Share) == math.Round(10*o.Share)
 }
 
 func internalsOf(s *fleet.Snapshot) (out []internalsDetail) {

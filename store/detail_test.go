@@ -196,3 +196,34 @@ func FuzzDetail(f *testing.F) {
 		}
 	})
 }
+
+// The share of the time in which samples are listened to is known of every moment,
+// to a tenth, also when nothing else changed; its small changes are no notes.
+func TestTheShareOfListeningIsKept(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	db := openTest(t, t.TempDir(), c, Options{Interval: 5 * time.Second})
+	type moment struct {
+		at    time.Time
+		share float64
+	}
+	var moments []moment
+	for i, share := range []float64{1, 1, 0.31, 0.32, 0.29, 0.1, 0.1, 1} {
+		s := look(c.add(5*time.Second), i)
+		s.Intake.Share = share
+		put(t, db, s)
+		moments = append(moments, moment{s.TakenAt, share})
+	}
+	if n := len(db.details.notes); n != 4 {
+		t.Errorf("%d notes were made of 4 shares", n)
+	}
+	for _, m := range moments {
+		s, _, err := db.SnapshotAt(t.Context(), m.at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := s.Intake.Share - m.share; d < -0.05 || d > 0.05 {
+			t.Errorf("at %s the share was %v, the past says %v", m.at, m.share, s.Intake.Share)
+		}
+	}
+}
