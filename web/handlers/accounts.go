@@ -347,7 +347,7 @@ func limitCard(id string, r *accountRow) templates.DetailCard {
 func (s *Server) accountConnsChart(ctx context.Context, a chartArgs) (chart, error) {
 	c, err := columnsChart("Connections", "", "Over all servers.", accountEntity, [2]string{"connections", fleet.ColConns})(s, ctx, a)
 	if r := s.accountNamed(a.consumer.Account); err == nil && r != nil && r.Settings != nil && r.Settings.Limits.Conns.Max > 0 {
-		c.countLimit("max_connections", "crit", false, uint64(r.Settings.Limits.Conns.Max))
+		c.limits.count("max_connections", "crit", false, uint64(r.Settings.Limits.Conns.Max))
 	}
 	return c, err
 }

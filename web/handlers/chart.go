@@ -63,9 +63,9 @@ var chartKinds = map[string]func(*Server, context.Context, chartArgs) (chart, er
 	"consumer-redelivered": (*Server).consumerRedeliveredChart,
 	"consumer-waiting":     (*Server).consumerWaitingChart,
 	"stream-rate":          columnsChart("Messages stored", "msg/s", "By the advance of the last sequence.", streamEntity, [2]string{"stored", fleet.ColLastSeq}),
-	"stream-messages":      streamChart("Messages", "msgs", "Held by the stream, as its leader says.", (*chart).messageLimits, [2]string{"messages", fleet.ColMessages}),
-	"stream-bytes":         streamChart("Size", "B", "On the leader.", (*chart).byteLimits, [2]string{"size", fleet.ColBytes}),
-	"stream-subjects":      streamChart("Subjects", "", "Of which the stream holds messages.", (*chart).subjectLimits, [2]string{"subjects", fleet.ColSubjects}),
+	"stream-messages":      streamChart("Messages", "msgs", "Held by the stream, as its leader says.", (*limits).messages, [2]string{"messages", fleet.ColMessages}),
+	"stream-bytes":         streamChart("Size", "B", "On the leader.", (*limits).bytes, [2]string{"size", fleet.ColBytes}),
+	"stream-subjects":      streamChart("Subjects", "", "Of which the stream holds messages.", (*limits).subjects, [2]string{"subjects", fleet.ColSubjects}),
 	"account-msgs":         columnsChart("Messages", "msg/s", "Over all servers.", accountEntity, [2]string{"in", fleet.ColInMsgs}, [2]string{"out", fleet.ColOutMsgs}),
 	"account-bytes":        columnsChart("Bytes", "B/s", "Over all servers.", accountEntity, [2]string{"in", fleet.ColInBytes}, [2]string{"out", fleet.ColOutBytes}),
 	"account-conns":        (*Server).accountConnsChart,
@@ -232,7 +232,7 @@ func (s *Server) splitLatencyChart(ctx context.Context, a chartArgs) (chart, err
 			return line{}, err
 		}
 		l := latencyLine(lat, pick)
-		c.waitLimits(s.consumer(k))
+		c.limits.wait(s.consumer(k))
 		if lat.Source == fleet.Estimate {
 			estimated = true
 			l.label = t.Name + " (mean, est.)"
@@ -282,7 +282,7 @@ func (s *Server) targetLatencyChart(ctx context.Context, a chartArgs) (chart, er
 	if !ok {
 		return c, nil
 	}
-	c.waitLimits(s.consumer(k))
+	c.limits.wait(s.consumer(k))
 	lat, err := s.Metrics.Latency(ctx, k, a.span.Range, a.points)
 	if err != nil {
 		return chart{}, err
@@ -316,14 +316,14 @@ func (s *Server) series(ctx context.Context, e fleet.Entity, column string, a ch
 	return l, ser.Unit, nil
 }
 
-func (s *Server) consumerChart(ctx context.Context, a chartArgs, c chart, limits func(*chart, *fleet.Consumer), columns ...string) (chart, error) {
+func (s *Server) consumerChart(ctx context.Context, a chartArgs, c chart, add func(*limits, *fleet.Consumer), columns ...string) (chart, error) {
 	rev, err := s.splitOf(a.split)
 	if err != nil {
 		return chart{}, err
 	}
 	c.lines, err = s.perTarget(rev.Split, func(t traffic.Target, k fleet.ConsumerKey) (line, error) {
-		if limits != nil {
-			limits(&c, s.consumer(k))
+		if add != nil {
+			add(&c.limits, s.consumer(k))
 		}
 		var sum line
 		for i, col := range columns {
@@ -352,7 +352,7 @@ func (s *Server) splitPendingChart(ctx context.Context, a chartArgs) (chart, err
 }
 
 func (s *Server) splitRedeliveredChart(ctx context.Context, a chartArgs) (chart, error) {
-	return s.consumerChart(ctx, a, chart{title: "Outstanding redeliveries", unit: "msgs", hint: "per target", note: "Messages now outstanding that were delivered more than once."}, (*chart).redeliveredLimits, fleet.ColRedelivered)
+	return s.consumerChart(ctx, a, chart{title: "Outstanding redeliveries", unit: "msgs", hint: "per target", note: "Messages now outstanding that were delivered more than once."}, (*limits).redelivered, fleet.ColRedelivered)
 }
 
 // splitShareChart draws what the traffic did beside what the weights said. It
@@ -562,7 +562,7 @@ func (c chart) summary() string {
 		}
 		fmt.Fprintf(&b, " %s: %s, highest %s at %s.", l.label, now, figure(top.max, c.unit), top.at.UTC().Format("15:04:05"))
 	}
-	if words := c.limitWords(); words != "" {
+	if words := c.limits.words(); words != "" {
 		b.WriteString(" " + words)
 	}
 	switch n := len(c.marks); n {
@@ -626,7 +626,7 @@ type markDoc struct {
 }
 
 func (c chart) doc() chartDoc {
-	d := chartDoc{ID: c.id, Title: c.title, Unit: c.unit, From: c.span.From.UTC(), To: c.span.To.UTC(), Note: c.note, Limits: c.limitDocs(), Series: []seriesDoc{}, Marks: []markDoc{}}
+	d := chartDoc{ID: c.id, Title: c.title, Unit: c.unit, From: c.span.From.UTC(), To: c.span.To.UTC(), Note: c.note, Limits: c.limits.docs(), Series: []seriesDoc{}, Marks: []markDoc{}}
 	for _, l := range c.lines {
 		sd := seriesDoc{Label: l.label, Source: l.source, Set: l.dash, StepMS: l.step.Milliseconds(), Points: []pointDoc{}}
 		for _, s := range l.data {
@@ -767,7 +767,7 @@ func (s *Server) getChart(c echo.Context) error {
 	case ".svg":
 		return s.sendSVG(c, name, ch)
 	}
-	v := templates.ChartPage{Chart: ch.view(a), Cols: chartCols, Limits: ch.limitRows()}
+	v := templates.ChartPage{Chart: ch.view(a), Cols: chartCols, Limits: ch.limits.rows()}
 	v.Chart.Page = ""
 	const most = 500
 	for row := range ch.rows() {

@@ -19,15 +19,18 @@ type limit struct {
 	least bool // the figures are to stay above it
 }
 
+// limits are those of one chart, the highest first.
+type limits []limit
+
 // nearLimit is the part of a limit that the figures must reach for it to be drawn
 // at its height. One that is further away would press the lines flat: it is named
 // at the upper edge.
 const nearLimit = 1.0 / 3
 
 // top is the highest limit that is drawn at its height over figures up to high.
-func (c chart) top(high float64) float64 {
+func (ls limits) top(high float64) float64 {
 	var top float64
-	for _, l := range c.limits {
+	for _, l := range ls {
 		if l.inSight(high) {
 			top = max(top, l.value)
 		}
@@ -37,13 +40,14 @@ func (c chart) top(high float64) float64 {
 
 func (l limit) inSight(high float64) bool { return high >= l.value*nearLimit }
 
-// drawLimits places the lines and their names, which keep clear of each other.
-func (c chart) drawLimits(y func(float64) float64, high, left, top, bottom float64) []templates.PlotLimit {
+// draw places the lines that are in sight, and the names of all, which keep clear
+// of each other.
+func (ls limits) draw(y func(float64) float64, inSight func(limit) bool, left, top, bottom float64) []templates.PlotLimit {
 	var out []templates.PlotLimit
-	at := make([]float64, 0, len(c.limits))
-	for _, l := range c.limits {
+	at := make([]float64, 0, len(ls))
+	for _, l := range ls {
 		p := templates.PlotLimit{Tone: l.tone, Name: l.words(), LabelX: f1(left + 5)}
-		if l.inSight(high) {
+		if inSight(l) {
 			p.At = f1(y(l.value))
 			at = append(at, y(l.value)-4)
 		} else {
@@ -69,45 +73,45 @@ func (l limit) words() string {
 	return w
 }
 
-// limitWords says the limits in a sentence; "" without any.
-func (c chart) limitWords() string {
-	if len(c.limits) == 0 {
+// words says the limits in a sentence; "" without any.
+func (ls limits) words() string {
+	if len(ls) == 0 {
 		return ""
 	}
 	var all []string
-	for _, l := range c.limits {
+	for _, l := range ls {
 		all = append(all, l.words())
 	}
 	return "Limits: " + strings.Join(all, ", ") + "."
 }
 
-// addLimit keeps of each kind of limit the strictest: a chart of several
-// consumers has one line for all of theirs.
-func (c *chart) addLimit(kind string, l limit) {
+// add keeps of each kind of limit the strictest: a chart of several consumers has
+// one line for all of theirs.
+func (ls *limits) add(kind string, l limit) {
 	if l.value <= 0 {
 		return
 	}
 	l.name = kind + " " + l.name
-	for i, o := range c.limits {
+	for i, o := range *ls {
 		if k, _, _ := strings.Cut(o.name, " "); k == kind && o.owner == l.owner {
 			if l.value < o.value {
-				c.limits[i] = l
+				(*ls)[i] = l
 			}
 			return
 		}
 	}
-	c.limits = append(c.limits, l)
-	slices.SortStableFunc(c.limits, func(a, b limit) int { return cmp.Compare(b.value, a.value) })
+	*ls = append(*ls, l)
+	slices.SortStableFunc(*ls, func(a, b limit) int { return cmp.Compare(b.value, a.value) })
 }
 
-func (c *chart) countLimit(kind, tone string, owner bool, n uint64) {
-	c.addLimit(kind, limit{value: float64(n), name: countWords(n), tone: tone, owner: owner})
+func (ls *limits) count(kind, tone string, owner bool, n uint64) {
+	ls.add(kind, limit{value: float64(n), name: countWords(n), tone: tone, owner: owner})
 }
 
-// waitLimits draw the shortest ack_wait: from there on messages are delivered a
+// wait draw the shortest ack_wait: from there on messages are delivered a
 // second time while the first delivery is still at work. A back-off stands in its
 // place.
-func (c *chart) waitLimits(con *fleet.Consumer) {
+func (ls *limits) wait(con *fleet.Consumer) {
 	if con == nil {
 		return
 	}
@@ -118,63 +122,63 @@ func (c *chart) waitLimits(con *fleet.Consumer) {
 	if con.AckPolicy == "none" {
 		return
 	}
-	c.addLimit(kind, limit{value: inMS(wait), name: duration(wait), tone: "warn"})
+	ls.add(kind, limit{value: inMS(wait), name: duration(wait), tone: "warn"})
 }
 
-// pendingLimits are those for what waits to be delivered.
-func (c *chart) pendingLimits(con *fleet.Consumer) {
+// pending are those for what waits to be delivered.
+func (ls *limits) pending(con *fleet.Consumer) {
 	if con != nil && con.Limits != nil {
-		c.countLimit("unprocessed-critical", "crit", true, con.Limits.Unprocessed)
+		ls.count("unprocessed-critical", "crit", true, con.Limits.Unprocessed)
 	}
 }
 
-// inFlightLimits are those for what is delivered and not acknowledged.
-func (c *chart) inFlightLimits(con *fleet.Consumer) {
+// inFlight are those for what is delivered and not acknowledged.
+func (ls *limits) inFlight(con *fleet.Consumer) {
 	if con == nil {
 		return
 	}
 	if con.Fold == nil { // it holds for each of them, not for their sum
-		c.countLimit("max_ack_pending", "warn", false, uint64(max(con.MaxAckPending, 0)))
+		ls.count("max_ack_pending", "warn", false, uint64(max(con.MaxAckPending, 0)))
 	}
 	if con.Limits != nil {
-		c.countLimit("outstanding-ack-critical", "crit", true, uint64(con.Limits.AckPending))
+		ls.count("outstanding-ack-critical", "crit", true, uint64(con.Limits.AckPending))
 	}
 }
 
-func (c *chart) redeliveredLimits(con *fleet.Consumer) {
+func (ls *limits) redelivered(con *fleet.Consumer) {
 	if con != nil && con.Limits != nil {
-		c.countLimit("redelivery-critical", "crit", true, uint64(con.Limits.Redelivered))
+		ls.count("redelivery-critical", "crit", true, uint64(con.Limits.Redelivered))
 	}
 }
 
-func (c *chart) waitingLimits(con *fleet.Consumer) {
+func (ls *limits) waiting(con *fleet.Consumer) {
 	if con != nil && con.Limits != nil {
-		c.countLimit("waiting-critical", "crit", true, uint64(con.Limits.Waiting))
+		ls.count("waiting-critical", "crit", true, uint64(con.Limits.Waiting))
 	}
 }
 
-// messageLimits of a stream: a warning below the critical number warns of too
+// messages of a stream: a warning below the critical number warns of too
 // many messages; above it, or each of them alone, of too few.
-func (c *chart) messageLimits(st *fleet.Stream) {
-	c.countLimit("max_msgs", "", false, uint64(max(st.MaxMsgs, 0)))
+func (ls *limits) messages(st *fleet.Stream) {
+	ls.count("max_msgs", "", false, uint64(max(st.MaxMsgs, 0)))
 	if t := st.Limits; t != nil {
 		upper := t.MsgsWarn > 0 && t.MsgsWarn < t.MsgsCritical
-		c.addLimit("msgs-warn", limit{value: float64(t.MsgsWarn), name: countWords(t.MsgsWarn), tone: "warn", owner: true, least: !upper})
-		c.addLimit("msgs-critical", limit{value: float64(t.MsgsCritical), name: countWords(t.MsgsCritical), tone: "crit", owner: true, least: !upper})
+		ls.add("msgs-warn", limit{value: float64(t.MsgsWarn), name: countWords(t.MsgsWarn), tone: "warn", owner: true, least: !upper})
+		ls.add("msgs-critical", limit{value: float64(t.MsgsCritical), name: countWords(t.MsgsCritical), tone: "crit", owner: true, least: !upper})
 	}
 }
 
-// subjectLimits of a stream follow the same rule.
-func (c *chart) subjectLimits(st *fleet.Stream) {
+// subjects of a stream follow the same rule.
+func (ls *limits) subjects(st *fleet.Stream) {
 	if t := st.Limits; t != nil {
 		upper := t.SubjWarn > 0 && t.SubjWarn < t.SubjCritical
-		c.addLimit("subjects-warn", limit{value: float64(t.SubjWarn), name: countWords(uint64(t.SubjWarn)), tone: "warn", owner: true, least: !upper})
-		c.addLimit("subjects-critical", limit{value: float64(t.SubjCritical), name: countWords(uint64(t.SubjCritical)), tone: "crit", owner: true, least: !upper})
+		ls.add("subjects-warn", limit{value: float64(t.SubjWarn), name: countWords(uint64(t.SubjWarn)), tone: "warn", owner: true, least: !upper})
+		ls.add("subjects-critical", limit{value: float64(t.SubjCritical), name: countWords(uint64(t.SubjCritical)), tone: "crit", owner: true, least: !upper})
 	}
 }
 
-func (c *chart) byteLimits(st *fleet.Stream) {
-	c.addLimit("max_bytes", limit{value: float64(st.MaxBytes), name: bytesWords(float64(st.MaxBytes))})
+func (ls *limits) bytes(st *fleet.Stream) {
+	ls.add("max_bytes", limit{value: float64(st.MaxBytes), name: bytesWords(float64(st.MaxBytes))})
 }
 
 // limitDoc is a limit as JSON.
@@ -186,9 +190,9 @@ type limitDoc struct {
 	AtLeast  bool    `json:"at_least,omitempty"` // the figures are to stay above it
 }
 
-func (c chart) limitDocs() []limitDoc {
+func (ls limits) docs() []limitDoc {
 	out := []limitDoc{}
-	for _, l := range c.limits {
+	for _, l := range ls {
 		out = append(out, limitDoc{Name: l.name, Value: l.value, Severity: l.severity(), Owner: l.owner, AtLeast: l.least})
 	}
 	return out
@@ -204,10 +208,10 @@ func (l limit) severity() string {
 	return ""
 }
 
-// limitRows are the limits as a table beside the figures.
-func (c chart) limitRows() [][]string {
+// rows are the limits as a table beside the figures.
+func (ls limits) rows() [][]string {
 	var rows [][]string
-	for _, l := range c.limits {
+	for _, l := range ls {
 		from, holds := "its settings", "at most"
 		if l.owner {
 			from, holds = "its owner, by metadata", "below"

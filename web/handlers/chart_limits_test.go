@@ -127,7 +127,7 @@ func TestNamesOfLimitsKeepClear(t *testing.T) {
 	t.Parallel()
 	c := chart{span: fleet.Range{From: epoch.Add(-time.Minute), To: epoch}, lines: []line{{label: "x", step: time.Second, data: []sample{{at: epoch, avg: 100, max: 100, n: 1}}}}}
 	for i, v := range []float64{100, 101, 102, 5000, 6000} {
-		c.addLimit(fmt.Sprintf("kind%d", i), limit{value: v, name: figure(v, "")})
+		c.limits.add(fmt.Sprintf("kind%d", i), limit{value: v, name: figure(v, "")})
 	}
 	p := c.draw()
 	if len(p.Limits) != 5 || p.Limits[0].At != "" || p.Limits[4].At == "" || !strings.HasPrefix(p.Limits[0].Name, "↑ kind4") {

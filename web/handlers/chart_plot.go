@@ -21,7 +21,7 @@ type chart struct {
 	span   fleet.Range
 	lines  []line
 	marks  []mark
-	limits []limit // the highest first
+	limits limits
 }
 
 // line is one series of a chart.
@@ -157,7 +157,7 @@ func (c chart) draw() templates.Plot {
 		}
 	}
 	measured := high
-	high = max(high, c.top(high)*1.05)
+	high = max(high, c.limits.top(high)*1.05)
 	// A little air, so that a line at the very top is not drawn on the edge.
 	step, high := axis(high*1.03, 4, c.unit)
 	x := func(t time.Time) float64 {
@@ -175,7 +175,7 @@ func (c chart) draw() templates.Plot {
 	for _, t := range timeTicks(c.span, 6) {
 		p.X = append(p.X, templates.Tick{At: f1(x(t.at)), LabelAt: f1(plotH - 6), Label: t.label})
 	}
-	p.Limits = c.drawLimits(y, measured, left, top, bottom)
+	p.Limits = c.limits.draw(y, func(l limit) bool { return l.inSight(measured) }, left, top, bottom)
 	type end struct {
 		line int
 		y    float64

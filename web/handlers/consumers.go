@@ -550,7 +550,7 @@ func (s *Server) stopMeasuring(c echo.Context) error {
 
 func (s *Server) consumerLatencyChart(ctx context.Context, a chartArgs) (chart, error) {
 	c := chart{title: "ACK latency", unit: "ms", hint: a.consumer.Consumer}
-	c.waitLimits(s.consumer(a.consumer))
+	c.limits.wait(s.consumer(a.consumer))
 	lat, parts, err := s.Metrics.LatencyParts(ctx, a.consumer, a.span.Range, a.points)
 	if err != nil {
 		return chart{}, err
@@ -593,25 +593,25 @@ func (s *Server) consumerRateChart(ctx context.Context, a chartArgs) (chart, err
 
 func (s *Server) consumerPendingChart(ctx context.Context, a chartArgs) (chart, error) {
 	c := chart{title: "Pending", unit: "msgs", note: "Messages that are still to be delivered."}
-	c.pendingLimits(s.consumer(a.consumer))
+	c.limits.pending(s.consumer(a.consumer))
 	return s.consumerColumns(ctx, a, c, [2]string{"pending", fleet.ColPending})
 }
 
 func (s *Server) consumerInFlightChart(ctx context.Context, a chartArgs) (chart, error) {
 	c := chart{title: "In flight", unit: "msgs", note: "Delivered messages whose acknowledgement is awaited."}
-	c.inFlightLimits(s.consumer(a.consumer))
+	c.limits.inFlight(s.consumer(a.consumer))
 	return s.consumerColumns(ctx, a, c, [2]string{"in flight", fleet.ColInFlight})
 }
 
 func (s *Server) consumerRedeliveredChart(ctx context.Context, a chartArgs) (chart, error) {
 	c := chart{title: "Outstanding redeliveries", unit: "msgs", note: "Messages now outstanding that were delivered more than once."}
-	c.redeliveredLimits(s.consumer(a.consumer))
+	c.limits.redelivered(s.consumer(a.consumer))
 	return s.consumerColumns(ctx, a, c, [2]string{"redelivered", fleet.ColRedelivered})
 }
 
 func (s *Server) consumerWaitingChart(ctx context.Context, a chartArgs) (chart, error) {
 	c := chart{title: "Pull requests", note: "Requests of clients that wait for messages."}
-	c.waitingLimits(s.consumer(a.consumer))
+	c.limits.waiting(s.consumer(a.consumer))
 	return s.consumerColumns(ctx, a, c, [2]string{"waiting", fleet.ColWaiting})
 }
 

@@ -35,7 +35,7 @@ type heatMap struct {
 	span   fleet.Range
 	lat    fleet.Latency
 	parts  []fleet.LatencyPart
-	limits []limit
+	limits limits
 	query  string
 }
 
@@ -63,9 +63,8 @@ func (s *Server) heat(ctx context.Context, con *fleet.Consumer, a chartArgs) (he
 	if err != nil {
 		return h, err
 	}
-	var c chart
-	c.waitLimits(con)
-	h.con, h.limits, h.query = con, c.limits, a.query().Encode()
+	h.con, h.query = con, a.query().Encode()
+	h.limits.wait(con)
 	if a.span.Key != "" && len(h.parts) > 0 {
 		var first chart
 		first.span = h.span
@@ -172,7 +171,7 @@ func (h heatMap) summary() string {
 		fmt.Fprintf(&b, " %s: %s ms.", l.name, latencyWords(h.lat.Total.Quantile(l.q)))
 	}
 	fmt.Fprintf(&b, " Longest %s ms.", latencyWords(h.lat.Total.Max()))
-	if words := (chart{limits: h.limits}).limitWords(); words != "" {
+	if words := h.limits.words(); words != "" {
 		b.WriteString(" " + words)
 	}
 	return b.String()
@@ -225,16 +224,7 @@ func (h heatMap) draw() templates.HeatPlot {
 	for level := 1; level < len(cells); level++ {
 		p.Cells = append(p.Cells, templates.HeatCells{Level: strconv.Itoa(level), D: cells[level].String()})
 	}
-	c := chart{limits: h.limits}
-	for i, l := range c.limits {
-		pl := templates.PlotLimit{Tone: l.tone, Name: l.words(), LabelX: f1(left + 5)}
-		if sc.at(l.value) < 1 {
-			pl.At, pl.LabelY = f1(y(l.value)), f1(max(y(l.value)-4, top+8+12*float64(i)))
-		} else {
-			pl.Name, pl.LabelY = "↑ "+pl.Name, f1(top+8+12*float64(i))
-		}
-		p.Limits = append(p.Limits, pl)
-	}
+	p.Limits = h.limits.draw(y, func(l limit) bool { return sc.at(l.value) < 1 }, left, top, bottom)
 	h.drawLines(&p, x, y, top, bottom)
 	return p
 }
@@ -342,7 +332,7 @@ type heatBucket struct {
 func (h heatMap) doc() heatDoc {
 	sc := h.scale()
 	d := heatDoc{ID: heatID, Unit: "ms", From: h.span.From.UTC(), To: h.span.To.UTC(), StepMS: h.lat.Step.Milliseconds(), Source: h.lat.Source, Share: h.lat.Share,
-		Misfit: h.con.Misfit, Notes: h.words(), Limits: chart{limits: h.limits}.limitDocs(), Columns: []heatColumn{}}
+		Misfit: h.con.Misfit, Notes: h.words(), Limits: h.limits.docs(), Columns: []heatColumn{}}
 	if h.lat.Source == fleet.Estimate {
 		d.EstimateMS = inMS(h.lat.Mean)
 	}
@@ -395,7 +385,7 @@ func (s *Server) getHeat(c echo.Context, ext string, a chartArgs) error {
 	default:
 		return echo.ErrNotFound
 	}
-	v := templates.HeatPage{Heat: h.view(), Name: con.Consumer, URL: consumerURL(con.ConsumerKey), Limits: chart{limits: h.limits}.limitRows()}
+	v := templates.HeatPage{Heat: h.view(), Name: con.Consumer, URL: consumerURL(con.ConsumerKey), Limits: h.limits.rows()}
 	v.Cols, v.Rows = h.table()
 	v.Heat.Page = ""
 	f := withLive(s.frame(c, "ACK latency of "+con.Consumer, "", templates.Crumb{Name: "Consumers", URL: "/consumers"}, templates.Crumb{Name: con.Consumer, URL: v.URL}, templates.Crumb{Name: "ACK latency"}))

@@ -49,11 +49,15 @@ func (e *serviceEnd) add(x *fleet.Endpoint) {
 	e.Errors += x.Errors
 	e.ProcessingTime += x.ProcessingTime
 	e.LastError = cmp.Or(x.LastError, e.LastError)
-	for to, v := range map[*[]string]string{&e.subjects: x.Subject, &e.queues: x.Queue} {
-		if v != "" && !slices.Contains(*to, v) {
-			*to = append(*to, v)
-		}
+	e.subjects, e.queues = withOne(e.subjects, x.Subject), withOne(e.queues, x.Queue)
+}
+
+// withOne is a list with a word, unless it stands there already or says nothing.
+func withOne(all []string, word string) []string {
+	if word == "" || slices.Contains(all, word) {
+		return all
 	}
+	return append(all, word)
 }
 
 // errorShare is the part of the requests that was answered with an error.
@@ -281,9 +285,7 @@ func (s *Server) serviceCard(v *service) templates.DetailCard {
 	first, last := v.instances[0].Started, v.instances[0].Started
 	for _, x := range v.instances {
 		versions, regions = append(versions, x.Version), append(regions, regionOf(x))
-		if x.Description != "" && !slices.Contains(about, x.Description) {
-			about = append(about, x.Description)
-		}
+		about = withOne(about, x.Description)
 		if x.Started.Before(first) {
 			first = x.Started
 		}

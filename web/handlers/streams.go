@@ -354,12 +354,12 @@ func streamEntity(a chartArgs) fleet.Entity {
 }
 
 // streamChart draws columns of a stream with the limits that belong to them.
-func streamChart(title, unit, note string, limits func(*chart, *fleet.Stream), cols ...[2]string) func(*Server, context.Context, chartArgs) (chart, error) {
+func streamChart(title, unit, note string, add func(*limits, *fleet.Stream), cols ...[2]string) func(*Server, context.Context, chartArgs) (chart, error) {
 	draw := columnsChart(title, unit, note, streamEntity, cols...)
 	return func(s *Server, ctx context.Context, a chartArgs) (chart, error) {
 		c, err := draw(s, ctx, a)
 		if r := s.streamNamed(fleet.StreamKey{Account: a.consumer.Account, Stream: a.consumer.Stream}); err == nil && r != nil {
-			limits(&c, r.Stream)
+			add(&c.limits, r.Stream)
 		}
 		return c, err
 	}
