@@ -223,6 +223,9 @@ func lookAt(t *testing.T, base string, pages map[string]string) {
 				if overflow := browser.Eval[float64](tab, `document.documentElement.scrollWidth - innerWidth`); overflow > 0 {
 					t.Errorf("%s at %d px is %.0f px too wide", page, size.w, overflow)
 				}
+				if hidden := browser.Eval[float64](tab, `(b => b ? b.firstElementChild.getBoundingClientRect().right - b.getBoundingClientRect().right : 0)(document.querySelector('.heat-plot'))`); hidden > 1 {
+					t.Errorf("%s at %d px begins %.0f px before the newest of the map", page, size.w, hidden)
+				}
 				if dir != "" {
 					tab.Wait("live data", time.Minute, `!document.body.innerText.includes('Connecting')`)
 					tab.Screenshot(filepath.Join(dir, fmt.Sprintf("%s-%d-%s.png", name, size.w, theme)))
