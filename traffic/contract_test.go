@@ -2,6 +2,7 @@ package traffic
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"reflect"
 	"regexp"
@@ -26,8 +27,14 @@ func TestDocumentedExampleIsValid(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the example is refused: %v", err)
 	}
-	if p := mustPicker(t, r.Split); len(p.Targets()) != 2 {
-		t.Errorf("the example divides over %d targets, the text says 2", len(p.Targets()))
+	p, taking := mustPicker(t, r.Split), 0
+	for i := range p.Targets() {
+		if p.Share(i) > 0 {
+			taking++
+		}
+	}
+	if taking != 2 {
+		t.Errorf("the example divides over %d targets, the text says 2", taking)
 	}
 }
 
@@ -66,6 +73,10 @@ func TestSchemaAgreesWithTheTypes(t *testing.T) {
 		{"split", split, reflect.TypeFor[Split]()},
 		{"target", target, reflect.TypeFor[Target]()},
 		{"observe", target.Properties["observe"], reflect.TypeFor[Observed]()},
+		{"key", split.Properties["key"], reflect.TypeFor[Keyed]()},
+		{"spill", split.Properties["spill"], reflect.TypeFor[Spill]()},
+		{"lane", root.Defs["lane"], reflect.TypeFor[Lane]()},
+		{"retry", split.Properties["retry"], reflect.TypeFor[Retries]()},
 	} {
 		var all, required []string
 		for i := range tt.of.NumField() {
@@ -94,20 +105,37 @@ func TestSchemaAgreesWithTheTypes(t *testing.T) {
 		}
 	}
 
-	// Each word of the schema is one that Validate takes.
-	for field, set := range map[string]func(*Split, string){
-		"pick":   func(s *Split, w string) { s.Pick = Pick(w) },
-		"driver": func(s *Split, w string) { s.Driver = Driver(w) },
-		"mode":   func(s *Split, w string) { s.Mode = Mode(w) },
-		"law":    func(s *Split, w string) { s.Law = Law(w) },
+	// Each word of the schema is one that Validate takes, and the other way round.
+	key := split.Properties["key"].Properties
+	for field, tt := range map[string]struct {
+		words []string
+		code  any
+		set   func(*Split, string)
+	}{
+		"pick":     {split.Properties["pick"].Enum, picks, func(s *Split, w string) { s.Pick = Pick(w) }},
+		"driver":   {split.Properties["driver"].Enum, drivers, func(s *Split, w string) { s.Driver = Driver(w) }},
+		"mode":     {split.Properties["mode"].Enum, modes, func(s *Split, w string) { s.Mode = Mode(w) }},
+		"law":      {split.Properties["law"].Enum, laws, func(s *Split, w string) { s.Law = Law(w) }},
+		"order":    {split.Properties["order"].Enum, orders, func(s *Split, w string) { s.Order = Order(w) }},
+		"local":    {split.Properties["local"].Enum, locals, func(s *Split, w string) { s.Local = Local(w) }},
+		"key.hash": {key["hash"].Enum, hashes, func(s *Split, w string) { s.Pick, s.Key = ByKey, &Keyed{Hash: Hash(w)} }},
+		"key.from": {key["from"].Enum, sources, func(s *Split, w string) {
+			s.Pick, s.Key = ByKey, &Keyed{From: Source(w)}
+			if s.Key.From == FromToken {
+				s.Key.Token = 2
+			}
+		}},
 	} {
-		words := split.Properties[field].Enum
+		words := tt.words
+		if got, want := fmt.Sprint(words), fmt.Sprint(tt.code); got != want {
+			t.Errorf("%s: the schema knows %s, the code %s", field, got, want)
+		}
 		if len(words) == 0 {
 			t.Errorf("the schema has no words for %s", field)
 		}
 		for _, w := range words {
 			s := splitOf(100)
-			set(&s, w)
+			tt.set(&s, w)
 			if err := s.Validate(); err != nil {
 				t.Errorf("%s %q of the schema: %v", field, w, err)
 			}

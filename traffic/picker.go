@@ -2,27 +2,38 @@ package traffic
 
 import (
 	"fmt"
-	"math"
 	"math/bits"
 	"math/rand/v2"
+	"sync/atomic"
 )
 
-// points is what the weights of a tier sum to.
-const points = 100
+const (
+	// points is what the weights of a tier sum to.
+	points = 100
+	// finePoints divide the messages while targets are less than healthy: shares
+	// are no whole percents then.
+	finePoints = 2000
+)
 
 // Picker finds the target of each message by one revision of a split. It is
 // never changed after NewPicker, so any number of goroutines may share it; the
-// next revision makes a new one.
+// next revision, and the next change of a target's health, make a new one.
 //
-// Messages go to the lowest tier that has a READY target.
+// Messages go to the lowest tier as long as its targets are healthy (see With).
 type Picker struct {
-	targets []Target
-	// table holds, for each of the 100 points, the target it belongs to. Weights
-	// are whole percent and sum to exactly 100, so a draw is exact and takes the
+	targets []Target // READY with a weight, tier after tier
+	tiers   []tier
+	weight  []float64 // of each target in its tier
+	health  []float64 // nil is all healthy
+	share   []float64 // of each target in all messages, 0..1
+	// table holds for each point the target it belongs to. While all are healthy
+	// there are as many points as percents, so a draw is exact, and it takes the
 	// same time for any number of targets.
-	table [points]uint8
-	hash  []uint64  // of the target's name, for PickKey
-	share []float64 // weight, for PickKey
+	table []uint8
+	order Order
+	hash  []uint64 // of the target's name, for keys
+	key   Keyed
+	spill *Spill
 }
 
 // NewPicker returns the picker of a split, or an *Invalid when the split is not
@@ -31,86 +42,157 @@ func NewPicker(s Split) (*Picker, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
-	var p Picker
-	for _, tier := range s.Tiers() {
-		at := 0
-		for _, t := range s.Targets {
-			if t.Tier != tier || t.State != Ready || t.Weight == 0 {
+	p := &Picker{order: s.Order, spill: s.Spill}
+	if s.Key != nil {
+		p.key = *s.Key
+	}
+	for _, level := range s.Tiers() {
+		t := tier{from: len(p.targets)}
+		for _, x := range s.Targets {
+			if x.Tier != level || x.State != Ready || x.Weight == 0 {
 				continue
 			}
-			for range t.Weight {
-				p.table[at] = uint8(len(p.targets))
-				at++
-			}
-			p.targets = append(p.targets, t)
-			p.hash = append(p.hash, fnv1a(t.Name))
-			p.share = append(p.share, float64(t.Weight))
+			p.targets = append(p.targets, x)
+			p.weight = append(p.weight, float64(x.Weight))
+			p.hash = append(p.hash, fnv1a(x.Name))
 		}
-		if at == points {
-			return &p, nil
+		if t.to = len(p.targets); t.to > t.from {
+			p.tiers = append(p.tiers, t)
 		}
 	}
-	return nil, fmt.Errorf("pick a target of split %s: no tier has a READY target", s.Name)
+	if p.targets == nil {
+		return nil, fmt.Errorf("pick a target of split %s: no tier has a READY target", s.Name)
+	}
+	if p.key.Hash == Ring {
+		for i := range p.tiers {
+			p.tiers[i].ring = ring(p.targets[p.tiers[i].from:p.tiers[i].to], p.tiers[i].from)
+		}
+	}
+	p.settle(nil)
+	return p, nil
 }
 
-// Targets are those that can be picked, in the split's order. The slice is
-// shared and not to be changed.
+// With returns the picker that divides the same revision while targets are less
+// than healthy: health holds, for each of Targets, 1 for one that takes its whole
+// share, 0 for one that takes nothing, and between them the part of its share
+// that one which comes back takes. The other targets of the tier share what is
+// left by weight; what they cannot carry spills over to the next tier, by the
+// rules of Spill. nil is all healthy.
+func (p *Picker) With(health []float64) *Picker {
+	q := *p
+	q.tiers = append([]tier(nil), p.tiers...)
+	q.settle(append([]float64(nil), health...))
+	return &q
+}
+
+// settle computes shares and table.
+func (p *Picker) settle(health []float64) {
+	n := finePoints
+	if whole(health) {
+		health, n = nil, points
+	}
+	p.health = health
+	p.share = divide(p.tiers, p.weight, health, p.spill)
+	counts := apportion(p.share, n)
+	if p.order == Smooth {
+		p.table = smooth(counts, n)
+		return
+	}
+	p.table = make([]uint8, 0, n)
+	for i, c := range counts {
+		for range c {
+			p.table = append(p.table, uint8(i))
+		}
+	}
+}
+
+// smooth lays the points out as nginx's smooth weighted round robin visits them:
+// each turn every target gains its weight, the one that has the most is picked
+// and pays the sum of all. (nginx, commit 52327e0627f4, ngx_http_upstream_round_robin.c.)
+func smooth(counts []int, n int) []uint8 {
+	table := make([]uint8, n)
+	credit := make([]int, len(counts))
+	for at := range table {
+		best := -1
+		for i, c := range counts {
+			if c == 0 {
+				continue
+			}
+			credit[i] += c
+			if best < 0 || credit[i] > credit[best] {
+				best = i
+			}
+		}
+		credit[best] -= n
+		table[at] = uint8(best)
+	}
+	return table
+}
+
+// Targets are those that can be picked, tier after tier, in the split's order.
+// The slice is shared and not to be changed.
 func (p *Picker) Targets() []Target { return p.targets }
 
+// Share of all messages that the i-th of Targets gets, 0..1.
+func (p *Picker) Share(i int) float64 { return p.share[i] }
+
 // Pick draws a target by weight and returns its index in Targets.
-func (p *Picker) Pick() int { return int(p.table[rand.IntN(points)]) }
+func (p *Picker) Pick() int { return int(p.table[rand.IntN(len(p.table))]) }
 
 // PickRand draws as Pick does, from rnd, so that a seed repeats the sequence.
-func (p *Picker) PickRand(rnd *rand.Rand) int { return int(p.table[rnd.IntN(points)]) }
+func (p *Picker) PickRand(rnd *rand.Rand) int { return int(p.table[rnd.IntN(len(p.table))]) }
 
-// PickNth returns the index in Targets of a publisher's n-th message. Counting n
-// up from any start gives every target its share of any run of messages, spread
-// evenly: of 1,000 messages in a row within half a point, where a draw by Pick is
-// off by up to four. n times the golden ratio, modulo one, is the sequence whose
-// runs fill the interval most evenly (Knuth, TAOCP vol. 3, 6.4, theorem S), and
-// so do its strides: a publisher whose every k-th message is a big one divides
-// the big ones evenly too.
+// golden is 2^64 / 1.618…
+const golden = 0x9e3779b97f4a7c15
+
+// PickNth returns the index in Targets of a publisher's n-th message, by the
+// order of the split. A publisher counts n up from any start.
+//
+// Spread gives every target its share of any run of messages, spread evenly: of
+// 1,000 messages in a row within half a point, where a draw by Pick is off by up
+// to four. n times the golden ratio, modulo one, is the sequence whose runs fill
+// the interval most evenly (Knuth, TAOCP vol. 3, 6.4, theorem S), and so do its
+// strides: a publisher whose every k-th message is a big one divides the big ones
+// evenly too.
+//
+// Smooth is exact over any 100 messages in a row (2,000 while a target is less
+// than healthy), but repeats itself: what comes in step with it always meets the
+// same target.
+//
+// Random draws, by the counter's hash.
 func (p *Picker) PickNth(n uint64) int {
-	const golden = 0x9e3779b97f4a7c15 // 2^64 / 1.618…
-	point, _ := bits.Mul64(n*golden, points)
+	switch p.order {
+	case Smooth:
+		return int(p.table[n%uint64(len(p.table))])
+	case Random:
+		n = mix(n * golden) // splitmix64
+	default:
+		n *= golden
+	}
+	point, _ := bits.Mul64(n, uint64(len(p.table)))
 	return int(p.table[point])
 }
 
-// PickKey returns the index in Targets of the key's target: always the same one
-// for the same key, each target with its weight's share of the keys. When a
-// weight changes, only the keys that the change needs move (weighted rendezvous
-// hashing: the target with the highest -weight/ln(u) wins, where u in (0,1) is
-// a hash of key and target name).
-//
-// docs/contracts.md states the hash for other languages.
-func (p *Picker) PickKey(key string) int {
-	k := fnv1a(key)
-	best, at := math.Inf(-1), 0
-	for i, h := range p.hash {
-		// 53 bits and a half: never 0 and never 1, so the logarithm is finite and
-		// below zero.
-		u := (float64(mix(k^h)>>11) + 0.5) / (1 << 53)
-		if score := -p.share[i] / math.Log(u); score > best {
-			best, at = score, i
-		}
-	}
-	return at
-}
+// Loads counts what a publisher has in flight at each of the Targets of a
+// Picker: sent, and neither acknowledged, answered nor given up. Its elements may
+// be shared with the pickers of other revisions.
+type Loads []*atomic.Int64
 
-// fnv1a is the 64 bit FNV-1a hash, here because hash/fnv allocates and takes
-// bytes.
-func fnv1a(s string) uint64 {
-	h := uint64(0xcbf29ce484222325)
-	for i := range len(s) {
-		h = (h ^ uint64(s[i])) * 0x100000001b3
+// PickTwo draws two targets by weight for the n-th message and returns the one
+// with fewer messages in flight for its weight, the first of them when it is the
+// same: while nothing queues the weights alone decide, and a target that stalls
+// gets less from the next message on, whatever the tuner knows by then. The
+// weighted form of the power of two choices (Mitzenmacher, IEEE TPDS 12(10),
+// 2001).
+func (p *Picker) PickTwo(n uint64, in Loads) int {
+	a := p.PickNth(n)
+	point, _ := bits.Mul64(mix(n*golden), uint64(len(p.table)))
+	b := int(p.table[point])
+	if a == b {
+		return a
 	}
-	return h
-}
-
-// mix is the finaliser of splitmix64: FNV alone leaves the high bits of short
-// keys alike.
-func mix(x uint64) uint64 {
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-	x = (x ^ x>>27) * 0x94d049bb133111eb
-	return x ^ x>>31
+	if float64(in[b].Load())*p.share[a] < float64(in[a].Load())*p.share[b] {
+		return b
+	}
+	return a
 }

@@ -27,6 +27,40 @@ const (
 	ByKey    Pick = "key"      // by a consistent hash of a key, weights respected
 )
 
+// Order says in which order the messages of a weighted split take its points.
+type Order string
+
+const (
+	Spread Order = "spread" // any run of messages is even within half a percent, at any stride (default)
+	Smooth Order = "smooth" // smooth weighted round robin: exact over any 100 messages in a row
+	Random Order = "random" // independent draws
+)
+
+// Hash says how a key finds its target.
+type Hash string
+
+const (
+	Rendezvous Hash = "rendezvous" // highest weighted score wins (default)
+	Ring       Hash = "ring"       // consistent hashing on a ring with virtual nodes
+)
+
+// Source says where the key of a message stands.
+type Source string
+
+const (
+	FromHeader Source = "header" // a header of the message (default: Ballast-Key)
+	FromToken  Source = "token"  // a token of the subject that the application named
+	FromCaller Source = "caller" // the program hands it to the client library
+)
+
+// Local is what a publisher decides by itself, message by message, within the
+// weights.
+type Local string
+
+// TwoChoices draws two targets by weight and takes the one with fewer messages
+// in flight for its weight.
+const TwoChoices Local = "two-choices"
+
 // Driver says how a revision becomes real.
 type Driver string
 
@@ -61,6 +95,27 @@ type Split struct {
 	Mode    Mode     `json:"mode"`
 	Law     Law      `json:"law"`
 	Targets []Target `json:"targets"`
+
+	// What follows may be left out; its zero value is the default.
+
+	Order Order    `json:"order,omitempty"` // of a weighted split; "" is Spread
+	Local Local    `json:"local,omitempty"` // "" is none
+	Key   *Keyed   `json:"key,omitempty"`   // of a split that picks by key
+	Spill *Spill   `json:"spill,omitempty"` // how tiers take over from each other
+	Lanes []Lane   `json:"lanes,omitempty"` // classes of messages; none is DefaultLanes
+	Retry *Retries `json:"retry,omitempty"` // what bounds the retries of all lanes
+}
+
+// Keyed says what a split that picks by key hashes, and how.
+type Keyed struct {
+	From   Source `json:"from,omitempty"`   // "" is FromHeader
+	Header string `json:"header,omitempty"` // "" is Ballast-Key
+	Token  int    `json:"token,omitempty"`  // 1 is the first token of the subject
+	Hash   Hash   `json:"hash,omitempty"`   // "" is Rendezvous
+	// Bound is the most that a target may have in flight, in percent of its share
+	// of all that is in flight: 125 is a quarter more. A key whose target is full
+	// goes to its next one. 0 is no bound.
+	Bound int `json:"bound,omitempty"`
 }
 
 // Target is one destination of a split.

@@ -28,6 +28,20 @@ func (e *Invalid) Error() string {
 const (
 	MaxTargets  = 256
 	MaxDocument = 64 << 10 // bytes
+	MaxLanes    = 8
+	MaxToken    = 16
+)
+
+// The words of a document.
+var (
+	picks   = []Pick{Weighted, ByKey}
+	drivers = []Driver{DriverKV}
+	modes   = []Mode{Observe, Suggest}
+	laws    = []Law{LawCapacity, LawSeed, LawEqual, LawManual}
+	orders  = []Order{Spread, Smooth, Random}
+	locals  = []Local{TwoChoices}
+	hashes  = []Hash{Rendezvous, Ring}
+	sources = []Source{FromHeader, FromToken, FromCaller}
 )
 
 // names are KV key tokens and subject tokens at once.
@@ -64,18 +78,19 @@ func (s Split) Validate() error {
 	if !ValidSubject(s.Subject) {
 		add("subject", "%q is not a literal subject", s.Subject)
 	}
-	if s.Pick != Weighted && s.Pick != ByKey {
+	if !slices.Contains(picks, s.Pick) {
 		add("pick", "%q is neither %q nor %q", s.Pick, Weighted, ByKey)
 	}
-	if s.Driver != DriverKV {
+	if !slices.Contains(drivers, s.Driver) {
 		add("driver", "%q is not a driver", s.Driver)
 	}
-	if !slices.Contains([]Mode{Observe, Suggest}, s.Mode) {
+	if !slices.Contains(modes, s.Mode) {
 		add("mode", "%q is not a mode", s.Mode)
 	}
-	if !slices.Contains([]Law{LawCapacity, LawSeed, LawEqual, LawManual}, s.Law) {
+	if !slices.Contains(laws, s.Law) {
 		add("law", "%q is not a law", s.Law)
 	}
+	s.validateOptions(add)
 	switch n := len(s.Targets); {
 	case n == 0:
 		add("targets", "a split needs at least one target")
@@ -137,6 +152,88 @@ func (s Split) Validate() error {
 	}
 	return nil
 }
+
+// validateOptions checks the members that may be left out.
+func (s Split) validateOptions(add func(field, format string, args ...any)) {
+	if s.Order != "" && !slices.Contains(orders, s.Order) {
+		add("order", "%q is not an order", s.Order)
+	}
+	if s.Local != "" && !slices.Contains(locals, s.Local) {
+		add("local", "%q is not a local rule", s.Local)
+	}
+	if s.Pick == ByKey && s.Local != "" {
+		add("local", "a split that picks by key has no local rule: the key decides; give it a bound instead")
+	}
+	if k := s.Key; k != nil {
+		if s.Pick != ByKey {
+			add("key", "the split does not pick by key")
+		}
+		if k.From != "" && !slices.Contains(sources, k.From) {
+			add("key.from", "%q is not a source of keys", k.From)
+		}
+		if k.Header != "" && (k.From != "" && k.From != FromHeader || !headerPattern.MatchString(k.Header)) {
+			add("key.header", "%q is not the name of a header to take the key from", k.Header)
+		}
+		if k.From == FromToken != (k.Token > 0) || k.Token < 0 || k.Token > MaxToken {
+			add("key.token", "name the token that is the key, 1 to %d, if and only if it is taken from the subject", MaxToken)
+		}
+		if k.Hash != "" && !slices.Contains(hashes, k.Hash) {
+			add("key.hash", "%q is not a hash", k.Hash)
+		}
+		if k.Bound != 0 && (k.Bound < 101 || k.Bound > 1000) {
+			add("key.bound", "%d is neither 0 nor between 101 and 1000 percent", k.Bound)
+		}
+	}
+	if sp := s.Spill; sp != nil {
+		if sp.Factor != 0 && (sp.Factor < 100 || sp.Factor > 1000) {
+			add("spill.factor", "%d is not between 100 and 1000 percent", sp.Factor)
+		}
+		if sp.Panic < 0 || sp.Panic > 100 {
+			add("spill.panic", "%d is not between 0 and 100 percent", sp.Panic)
+		}
+	}
+	if len(s.Lanes) > MaxLanes {
+		add("lanes", "%d lanes, the limit is %d", len(s.Lanes), MaxLanes)
+	}
+	lanes := map[string]bool{}
+	for i, l := range s.Lanes {
+		field := fmt.Sprintf("lanes.%d", i)
+		if ValidName(l.Name) {
+			field = "lanes." + l.Name
+		} else {
+			add(field+".name", "use 1 to 64 letters, digits, '-' or '_'")
+		}
+		if lanes[l.Name] {
+			add(field+".name", "the name %q stands twice", l.Name)
+		}
+		lanes[l.Name] = true
+		if l.TimeoutMS < 1 || l.TimeoutMS > 3_600_000 {
+			add(field+".timeoutms", "%d is not between 1 and 3600000 ms", l.TimeoutMS)
+		}
+		if l.Retries < 0 || l.Retries > 10 {
+			add(field+".retries", "%d is not between 0 and 10", l.Retries)
+		}
+		for _, ref := range []struct{ member, name string }{{".target", l.Target}, {".fallback", l.Fallback}} {
+			if _, ok := s.Target(ref.name); ref.name != "" && !ok {
+				add(field+ref.member, "the split has no target %q", ref.name)
+			}
+		}
+		if l.Fallback != "" && l.Fallback == l.Target {
+			add(field+".fallback", "%q is the target itself", l.Fallback)
+		}
+	}
+	if r := s.Retry; r != nil {
+		if r.Percent < 0 || r.Percent > 100 {
+			add("retry.percent", "%d is not between 0 and 100", r.Percent)
+		}
+		if r.Burst < 0 || r.Burst > 10_000 {
+			add("retry.burst", "%d is not between 0 and 10000", r.Burst)
+		}
+	}
+}
+
+// headerPattern is that of a header's name (RFC 9110, 5.1: a token).
+var headerPattern = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$")
 
 // validAsset follows nats-server's isValidAssetName.
 func validAsset(s string) bool {
