@@ -65,8 +65,9 @@ type Retries struct {
 	// the load rises by a fifth and not threefold, so that an overload can end.
 	// (Finagle's RetryBudget.)
 	Percent int `json:"percent,omitempty"`
-	// Burst is how many retries are always allowed, 10 if 0: a publisher that sends
-	// little may still repeat.
+	// Burst is how many retries are allowed beyond that, 100 if 0: a publisher that
+	// sends little may still repeat, and what was on its way when a stream lost its
+	// leader may be sent again.
 	Burst int `json:"burst,omitempty"`
 }
 
@@ -82,7 +83,7 @@ const retry = 1000 // one, in thousandths
 
 // NewBudget returns a full budget; nil is the default one.
 func NewBudget(r *Retries) *Budget {
-	percent, burst := 20, 10
+	percent, burst := 20, 100
 	if r != nil && r.Percent != 0 {
 		percent = r.Percent
 	}

@@ -182,7 +182,7 @@ func TestTwoChoices(t *testing.T) {
 func TestBudget(t *testing.T) {
 	t.Parallel()
 	b := NewBudget(nil)
-	for i := range 10 {
+	for i := range 100 {
 		if !b.Retry() {
 			t.Fatalf("retry %d of a full budget was refused", i)
 		}
@@ -207,8 +207,8 @@ func TestBudget(t *testing.T) {
 	}
 	for retries = 0; b.Retry(); retries++ {
 	}
-	if retries != 10 {
-		t.Errorf("%d retries after a calm hour, want 10", retries)
+	if retries != 100 {
+		t.Errorf("%d retries after a calm hour, want 100", retries)
 	}
 	if b := NewBudget(&Retries{Percent: 50, Burst: 1}); !b.Retry() || b.Retry() {
 		t.Error("a burst of 1 is not 1")

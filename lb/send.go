@@ -1,0 +1,426 @@
+package lb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"ballast/traffic"
+)
+
+// attempts and waits of a message that names no lane. An attempt that nobody
+// answers, as while a stream has no leader, must end before the caller's patience
+// does.
+const (
+	defaultAttempts = 3
+	attemptTimeout  = 2 * time.Second
+	firstRetryWait  = 250 * time.Millisecond
+)
+
+// Sender sends messages of one lane, or with one key, or both. It costs nothing to
+// make one for each message.
+type Sender struct {
+	p         *Publisher
+	lane, key string
+}
+
+// Lane is for messages of a class of the split: its timeout, its retries, its
+// targets. A lane that the document does not have is an error of each message.
+func (p *Publisher) Lane(name string) Sender { return Sender{p: p, lane: name} }
+
+// Key is for messages of one key, of a split that picks by key. It goes before the
+// key that a message carries.
+func (p *Publisher) Key(key string) Sender { return Sender{p: p, key: key} }
+
+// Lane is s for messages of a lane.
+func (s Sender) Lane(name string) Sender { s.lane = name; return s }
+
+// Key is s for messages of one key.
+func (s Sender) Key(key string) Sender { s.key = key; return s }
+
+// Publish sends data to the picked target, as nats.Conn.Publish does: without
+// waiting for anybody to receive it.
+func (p *Publisher) Publish(ctx context.Context, data []byte) error {
+	return Sender{p: p}.Publish(ctx, data)
+}
+
+// PublishMsg sends a message to the picked target and writes the target's
+// subject into it. A key is read from the message before, from where the split
+// says: a header, or a token of its subject.
+func (p *Publisher) PublishMsg(ctx context.Context, msg *nats.Msg) error {
+	return Sender{p: p}.PublishMsg(ctx, msg)
+}
+
+// Request sends a message to the picked target and waits for the answer. It is
+// repeated when nobody was there to get it; otherwise only WithRepeatableRequests,
+// since only the caller knows whether that is safe.
+func (p *Publisher) Request(ctx context.Context, msg *nats.Msg) (*nats.Msg, error) {
+	return Sender{p: p}.Request(ctx, msg)
+}
+
+// PublishJS sends a message to the picked target, writes the target's subject
+// into it, and waits until its stream has stored it. It tries again when nobody
+// answers (see WithAttempts). So that a repetition is stored once, a message
+// without the header Nats-Msg-Id gets one, which works within the stream's
+// duplicate window.
+//
+// A repetition goes to another target when it cannot be stored twice by that: when
+// the answer proves that nobody has the message, or when both targets' messages
+// are known to be stored by one stream. Otherwise it goes to the same target.
+//
+// An error does not mean that the message was not stored. Who tries again should
+// do so with the same message, which carries its Nats-Msg-Id.
+func (p *Publisher) PublishJS(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck, error) {
+	return Sender{p: p}.PublishJS(ctx, msg)
+}
+
+// PublishAsync sends a message to the picked target and returns at once; the
+// future tells the stream's answer. The messages of many calls are on their way at
+// the same time, up to the window of WithJetStream. Nothing is repeated, and Stats
+// counts the message as sent.
+func (p *Publisher) PublishAsync(ctx context.Context, msg *nats.Msg) (jetstream.PubAckFuture, error) {
+	return Sender{p: p}.PublishAsync(ctx, msg)
+}
+
+// Flush waits until every message of PublishAsync is answered for.
+func (p *Publisher) Flush(ctx context.Context) error {
+	select {
+	case <-p.async.PublishAsyncComplete():
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the answers to %d messages to split %s: %w", p.async.PublishAsyncPending(), p.name, ctx.Err())
+	}
+}
+
+// route is where one message goes, and how long it may take.
+type route struct {
+	d       *division
+	i       int // of its target
+	key     string
+	timeout time.Duration
+	retries int
+}
+
+func (r route) target() traffic.Target { return r.d.picker.Targets()[r.i] }
+func (r route) member() *member        { return r.d.members[r.i] }
+
+// route picks the target of a message.
+func (s Sender) route(msg *nats.Msg) (route, error) {
+	d := s.p.now.Load()
+	if d == nil {
+		return route{}, fmt.Errorf("publish to split %s: %w", s.p.name, ErrNoSplit)
+	}
+	r := route{d: d, key: s.key, timeout: attemptTimeout, retries: s.p.attempts - 1}
+	if msg != nil {
+		r.key = d.keyOf(msg, s.key) // before the subject is written over
+	}
+	if s.lane == "" {
+		r.i = s.p.pick(d, r.key)
+		return r, nil
+	}
+	lane, ok := d.rev.Split.Lane(s.lane)
+	if !ok {
+		return route{}, fmt.Errorf("publish to split %s: lane %q: %w", s.p.name, s.lane, ErrNoLane)
+	}
+	r.timeout, r.retries = lane.Timeout(), lane.Retries
+	if r.i = d.at(lane.Target); r.i < 0 { // also when it is drained
+		r.i = s.p.pick(d, r.key)
+	}
+	if other := d.at(lane.Fallback); other >= 0 && d.health[r.i] < 1 && d.health[other] > d.health[r.i] {
+		r.i = other
+	}
+	return r, nil
+}
+
+// address writes the target into the message.
+func (s Sender) address(r route, msg *nats.Msg) {
+	msg.Subject = r.target().Subject
+	if s.p.marks {
+		if msg.Header == nil {
+			msg.Header = nats.Header{}
+		}
+		msg.Header.Set(SplitHeader, s.p.name)
+		msg.Header.Set(RevisionHeader, r.d.rev10)
+	}
+}
+
+// count books what the caller is told and passes the error on.
+func (s Sender) count(r route, err error) error {
+	if err == nil {
+		r.member().sent.Add(1)
+		return nil
+	}
+	s.p.failed.Add(1)
+	if r.d == nil {
+		return err
+	}
+	return fmt.Errorf("publish to target %s of split %s: %w", r.target().Name, s.p.name, err)
+}
+
+// Publish is Publisher.Publish.
+func (s Sender) Publish(ctx context.Context, data []byte) error {
+	if s.p.marks {
+		return s.PublishMsg(ctx, &nats.Msg{Data: data})
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r, err := s.route(nil)
+	if err == nil {
+		err = s.p.nc.Publish(r.target().Subject, data)
+	}
+	return s.count(r, err)
+}
+
+// PublishMsg is Publisher.PublishMsg.
+func (s Sender) PublishMsg(ctx context.Context, msg *nats.Msg) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r, err := s.route(msg)
+	if err == nil {
+		s.address(r, msg)
+		err = s.p.nc.PublishMsg(msg)
+	}
+	return s.count(r, err)
+}
+
+// PublishAsync is Publisher.PublishAsync.
+func (s Sender) PublishAsync(ctx context.Context, msg *nats.Msg) (jetstream.PubAckFuture, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	r, err := s.route(msg)
+	var future jetstream.PubAckFuture
+	if err == nil {
+		s.address(r, msg)
+		r.member().inFlight.Add(1)
+		if future, err = s.p.async.PublishMsgAsync(msg); err != nil {
+			r.member().inFlight.Add(-1)
+		}
+	}
+	return future, s.count(r, err)
+}
+
+// acked and unacked are told what became of a message of PublishAsync.
+func (p *Publisher) acked(_ jetstream.JetStream, msg *nats.Msg, ack *jetstream.PubAck) {
+	p.answered(msg, ack.Stream, nil)
+}
+
+func (p *Publisher) unacked(_ jetstream.JetStream, msg *nats.Msg, err error) {
+	p.answered(msg, "", err)
+}
+
+func (p *Publisher) answered(msg *nats.Msg, stream string, err error) {
+	d := p.now.Load()
+	if d == nil {
+		return
+	}
+	m := d.subjects[msg.Subject]
+	if m == nil {
+		return
+	}
+	m.inFlight.Add(-1)
+	m.stored(stream)
+	if o, ok := p.judge(context.Background(), err); ok {
+		p.settle(m, o)
+	}
+}
+
+// stored notes which stream holds a target's messages.
+func (m *member) stored(stream string) {
+	if stream == "" {
+		return
+	}
+	if old := m.stream.Load(); old == nil || *old != stream {
+		m.stream.Store(&stream)
+	}
+}
+
+// PublishJS is Publisher.PublishJS.
+func (s Sender) PublishJS(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck, error) {
+	r, err := s.route(msg)
+	if err != nil {
+		return nil, s.count(r, err)
+	}
+	if r.retries > 0 && msg.Header.Get(jetstream.MsgIDHeader) == "" {
+		if msg.Header == nil {
+			msg.Header = nats.Header{}
+		}
+		msg.Header.Set(jetstream.MsgIDHeader, nuid.Next())
+	}
+	var ack *jetstream.PubAck
+	err = s.attempts(ctx, &r, func(ctx context.Context, r route) error {
+		s.address(r, msg)
+		var err error
+		if ack, err = s.p.js.PublishMsg(ctx, msg, once...); err == nil {
+			r.member().stored(ack.Stream)
+		}
+		return err
+	}, worthRepeating)
+	return ack, s.count(r, err)
+}
+
+// once leaves retries to us: the client's own know neither back-off nor budget.
+var once = []jetstream.PublishOpt{jetstream.WithRetryAttempts(0)}
+
+// Request is Publisher.Request.
+func (s Sender) Request(ctx context.Context, msg *nats.Msg) (*nats.Msg, error) {
+	r, err := s.route(msg)
+	if err != nil {
+		return nil, s.count(r, err)
+	}
+	if s.lane == "" {
+		r.timeout = 0 // the caller's context alone
+	}
+	var answer *nats.Msg
+	err = s.attempts(ctx, &r, func(ctx context.Context, r route) (err error) {
+		if answer, err = s.ask(ctx, r, msg); err == nil && failedService(answer) {
+			err = errService
+		}
+		return err
+	}, func(err error) bool {
+		return errors.Is(err, nats.ErrNoResponders) || s.p.repeat && worthRepeating(err)
+	})
+	if errors.Is(err, errService) {
+		err = nil // the caller reads in the answer what went wrong
+	}
+	return answer, s.count(r, err)
+}
+
+// attempts calls do until it succeeds, an error is not worth repeating, or the
+// lane's retries, the budget or the caller's patience are used up. It leaves in r
+// the target of the last attempt.
+func (s Sender) attempts(ctx context.Context, r *route, do func(context.Context, route) error, repeat func(error) bool) error {
+	r.d.budget.Sent()
+	for n := 0; ; n++ {
+		m := r.member()
+		m.inFlight.Add(1)
+		err := bounded(ctx, r.timeout, func(ctx context.Context) error { return do(ctx, *r) })
+		m.inFlight.Add(-1)
+		if o, ok := s.p.judge(ctx, err); ok {
+			s.p.settle(m, o)
+		}
+		if err == nil || n >= r.retries || ctx.Err() != nil || !repeat(err) {
+			return err
+		}
+		if !r.d.budget.Retry() {
+			s.p.denied.Add(1)
+			return err
+		}
+		other, moved := s.elsewhere(*r, err)
+		if !moved && !pause(ctx, firstRetryWait<<min(n, 4)) {
+			return err // err tells more than the context does
+		}
+		s.p.retried.Add(1)
+		if moved {
+			s.p.moved.Add(1)
+			*r = other
+		}
+	}
+}
+
+func bounded(ctx context.Context, timeout time.Duration, do func(context.Context) error) error {
+	if timeout <= 0 {
+		return do(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return do(ctx)
+}
+
+// elsewhere looks for another target of a message that failed at one. With a key
+// there is only the one that the key has now.
+func (s Sender) elsewhere(r route, err error) (route, bool) {
+	d := s.p.now.Load()
+	sure := nobody(err)
+	for range 4 {
+		next := r
+		next.d, next.i = d, s.p.pick(d, r.key)
+		if next.member() == r.member() {
+			continue
+		}
+		a, b := r.member().stream.Load(), next.member().stream.Load()
+		if sure || a != nil && b != nil && *a == *b {
+			return next, true
+		}
+	}
+	return r, false
+}
+
+// ask sends one request, and one more when it is hedged.
+func (s Sender) ask(ctx context.Context, r route, msg *nats.Msg) (*nats.Msg, error) {
+	if s.p.hedge <= 0 {
+		s.address(r, msg)
+		return s.p.nc.RequestMsgWithContext(ctx, msg)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // of the one that lost
+	type reply struct {
+		msg *nats.Msg
+		err error
+	}
+	replies := make(chan reply, 2)
+	send := func(r route) {
+		own := &nats.Msg{Header: nats.Header{}, Data: msg.Data}
+		for k, v := range msg.Header {
+			own.Header[k] = v
+		}
+		s.address(r, own)
+		go func() {
+			answer, err := s.p.nc.RequestMsgWithContext(ctx, own)
+			replies <- reply{answer, err}
+		}()
+	}
+	send(r)
+	waiting := 1
+	after := time.NewTimer(s.p.hedge)
+	defer after.Stop()
+	var err error
+	for waiting > 0 {
+		select {
+		case got := <-replies:
+			if got.err == nil {
+				return got.msg, nil
+			}
+			waiting--
+			err = got.err
+		case <-after.C:
+			if other, ok := s.elsewhere(r, nats.ErrNoResponders); ok && r.d.budget.Retry() {
+				s.p.hedged.Add(1)
+				send(other)
+				waiting++
+			}
+		}
+	}
+	return nil, err
+}
+
+// worthRepeating reports whether the same message may fare better in a moment.
+func worthRepeating(err error) bool {
+	var api *jetstream.APIError
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout),
+		errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse),
+		errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrConnectionReconnecting):
+		return true
+	case errors.As(err, &api):
+		return api.Code >= 500
+	}
+	return false
+}
+
+// errService is what a micro service answered that could not do what was asked.
+var errService = errors.New("the service answered with an error")
+
+// failedService reports whether a micro service answered that it could not.
+func failedService(msg *nats.Msg) bool {
+	code, err := strconv.Atoi(msg.Header.Get("Nats-Service-Error-Code"))
+	return err == nil && code >= 500
+}
