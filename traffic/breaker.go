@@ -158,6 +158,9 @@ func (b *Breaker) advance(now time.Time) {
 	}
 	n := b.ok + b.failed + b.late
 	bad := b.failed + b.late
+	if b.phase == Closed && n > 0 && n < b.cfg.BadRequests && now.Sub(b.begun) < patience*b.cfg.Interval {
+		return // too few say nothing yet, and are not to be forgotten
+	}
 	switch {
 	case b.phase == HalfOpen && n >= b.cfg.BadRequests && float64(bad) >= b.cfg.BadShare*float64(n):
 		b.open(now)
@@ -178,6 +181,9 @@ func (b *Breaker) advance(now time.Time) {
 	}
 	b.begin(now)
 }
+
+// patience is how many intervals outcomes are gathered for while they are few.
+const patience = 10
 
 func (b *Breaker) begin(now time.Time) {
 	b.begun, b.ok, b.failed, b.late = now, 0, 0, 0
