@@ -3,12 +3,15 @@ package lb
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math"
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/shirou/gopsutil/v4/process"
 	"google.golang.org/protobuf/proto"
 
@@ -53,16 +56,44 @@ func (t *tally) fill(r *reportpb.Report) error {
 	return nil
 }
 
+// reporter tells what a worker did.
+type reporter struct {
+	nc            *nats.Conn
+	split, target string
+	id            string
+	workers       int
+	every         time.Duration // negative: never
+	log           *slog.Logger
+
+	inFlight          atomic.Int64
+	processed, failed atomic.Uint64
+	tally             tally
+}
+
+// ended counts the end of a handler's run.
+func (w *reporter) ended(o Outcome, failed bool) {
+	w.inFlight.Add(-1)
+	w.processed.Add(1)
+	if failed {
+		w.failed.Add(1)
+	}
+	w.tally.add(o, failed)
+}
+
+func (w *reporter) stats() WorkerStats {
+	return WorkerStats{Processed: w.processed.Load(), Failed: w.failed.Load(), InFlight: int(w.inFlight.Load())}
+}
+
 // report publishes a report at a steady pace until ctx ends, and then a last
 // one, so that the work of the last interval is not lost.
-func (w *Worker) report(ctx context.Context) {
-	if w.cfg.ReportEvery < 0 {
+func (w *reporter) report(ctx context.Context) {
+	if w.every < 0 {
 		return
 	}
 	var u usage
 	u.since() // CPU time counts from here
 	last := time.Now()
-	tick := time.NewTicker(w.cfg.ReportEvery)
+	tick := time.NewTicker(w.every)
 	defer tick.Stop()
 	for running := true; running; {
 		select {
@@ -78,13 +109,13 @@ func (w *Worker) report(ctx context.Context) {
 	}
 }
 
-func (w *Worker) sendReport(now time.Time, interval time.Duration, u *usage) error {
+func (w *reporter) sendReport(now time.Time, interval time.Duration, u *usage) error {
 	r := &reportpb.Report{
 		V:     reportpb.Version,
-		Split: w.cfg.Split, Target: w.cfg.Target, Worker: w.cfg.ID,
+		Split: w.split, Target: w.target, Worker: w.id,
 		AtUnixMs:   now.UnixMilli(),
 		IntervalMs: uint32(min(max(interval.Milliseconds(), 1), reportpb.MaxInterval.Milliseconds())),
-		Workers:    uint32(w.cfg.Concurrency),
+		Workers:    uint32(w.workers),
 		InFlight:   uint32(max(w.inFlight.Load(), 0)),
 	}
 	if err := w.tally.fill(r); err != nil {
@@ -100,7 +131,7 @@ func (w *Worker) sendReport(now time.Time, interval time.Duration, u *usage) err
 	if err != nil {
 		return fmt.Errorf("encode worker report: %w", err)
 	}
-	if err := w.nc.Publish(reportpb.Subject(w.cfg.Split, w.cfg.Target), data); err != nil {
+	if err := w.nc.Publish(reportpb.Subject(w.split, w.target), data); err != nil {
 		return fmt.Errorf("publish worker report: %w", err)
 	}
 	return nil

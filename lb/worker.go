@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +43,13 @@ type WorkerConfig struct {
 	// too, and a worker that dies holds more messages back until ack_wait is over.
 	Prefetch int
 
+	// Heartbeat is how often a handler that takes long tells the server that it is
+	// still at work, so that its message is not delivered to another one; 0 is a
+	// third of the consumer's ack_wait, negative never. The first one is sent when
+	// that much of ack_wait is over: the server's ack_time counts from the last one,
+	// so those of quick messages stay true.
+	Heartbeat time.Duration
+
 	NakDelay time.Duration // 0 is 1 s
 	Drain    time.Duration // 0 is 30 s
 	// PullWait is how long one request for messages stands, 0 is 1 s. An idle
@@ -70,13 +78,9 @@ type Outcome struct {
 // ballast.report.<split>.<target>.
 type Worker struct {
 	cfg WorkerConfig
-	nc  *nats.Conn
 	js  jetstream.JetStream
-	log *slog.Logger
-
-	inFlight          atomic.Int64
-	processed, failed atomic.Uint64
-	tally             tally
+	reporter
+	ackWait atomic.Int64 // of the consumer, as it was looked up last
 }
 
 // NewWorker builds a worker. It asks the server for nothing; Run does.
@@ -105,10 +109,10 @@ func NewWorker(nc *nats.Conn, cfg WorkerConfig) (*Worker, error) {
 	if cfg.ID == "" {
 		cfg.ID = nuid.Next()
 	}
-	w := &Worker{
-		cfg: cfg, nc: nc, js: cfg.JetStream,
+	w := &Worker{cfg: cfg, js: cfg.JetStream, reporter: reporter{
+		nc: nc, split: cfg.Split, target: cfg.Target, id: cfg.ID, workers: cfg.Concurrency, every: cfg.ReportEvery,
 		log: discard(cfg.Log).With("split", cfg.Split, "target", cfg.Target, "consumer", cfg.Consumer),
-	}
+	}}
 	if w.js == nil {
 		js, err := jetstream.New(nc)
 		if err != nil {
@@ -132,9 +136,7 @@ type WorkerStats struct {
 }
 
 // Stats returns the counts.
-func (w *Worker) Stats() WorkerStats {
-	return WorkerStats{Processed: w.processed.Load(), Failed: w.failed.Load(), InFlight: int(w.inFlight.Load())}
-}
+func (w *Worker) Stats() WorkerStats { return w.stats() }
 
 // received is a message and when the client had it.
 type received struct {
@@ -283,9 +285,15 @@ func (w *Worker) lookUp(ctx context.Context, src *source, slots int) error {
 		return fmt.Errorf("look up consumer %s of stream %s: %w", w.cfg.Consumer, w.cfg.Stream, err)
 	}
 	src.consumer, src.most = consumer, slots
-	if limit := consumer.CachedInfo().Config.MaxRequestBatch; limit > 0 {
+	cfg := consumer.CachedInfo().Config
+	if limit := cfg.MaxRequestBatch; limit > 0 {
 		src.most = min(slots, limit)
 	}
+	patience := cfg.AckWait
+	if len(cfg.BackOff) > 0 { // then the server takes its steps instead
+		patience = slices.Min(cfg.BackOff)
+	}
+	w.ackWait.Store(int64(patience))
 	return nil
 }
 
@@ -336,10 +344,46 @@ func (w *Worker) fetch(consumer jetstream.Consumer, n int, work chan<- received)
 	return got, nil
 }
 
+// beat tells the server at the heartbeat's pace that a message is still worked on,
+// until rest is called.
+func (w *Worker) beat(msg jetstream.Msg) (rest func()) {
+	every := w.cfg.Heartbeat
+	if every == 0 {
+		every = time.Duration(w.ackWait.Load()) / 3
+	}
+	if every <= 0 {
+		return func() {}
+	}
+	var mu sync.Mutex // no heartbeat after the answer
+	over := false
+	var t *time.Timer
+	mu.Lock()
+	defer mu.Unlock()
+	t = time.AfterFunc(every, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if over {
+			return
+		}
+		if err := msg.InProgress(); err != nil {
+			w.log.Debug("a heartbeat was not sent", "err", err)
+		}
+		t.Reset(every)
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+		t.Stop()
+	}
+}
+
 // handle runs the handler and answers the server.
 func (w *Worker) handle(life context.Context, r received) {
 	start := time.Now()
+	rest := w.beat(r.msg)
 	err := w.cfg.Handler(life, r.msg)
+	rest()
 	o := Outcome{Processing: time.Since(start), Err: err}
 	switch {
 	case err == nil:
@@ -357,12 +401,7 @@ func (w *Worker) handle(life context.Context, r received) {
 			o.Err = errors.Join(err, fmt.Errorf("ask for redelivery: %w", nak))
 		}
 	}
-	w.inFlight.Add(-1)
-	w.processed.Add(1)
-	if err != nil {
-		w.failed.Add(1)
-	}
-	w.tally.add(o, err != nil)
+	w.ended(o, err != nil)
 	if o.Err != nil {
 		w.log.DebugContext(life, "a message was not acknowledged", "err", o.Err)
 	}
