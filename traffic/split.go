@@ -66,7 +66,15 @@ type Driver string
 
 const (
 	DriverKV Driver = "kv" // the client library follows the KV document
+	// The servers' own weighted subject mappings, without any change to an
+	// application: pushed with the account's claims, or as a file that the servers'
+	// configuration includes. The KV document is then what they are made to follow.
+	DriverMappingJWT    Driver = "mapping-jwt"
+	DriverMappingConfig Driver = "mapping-config"
 )
+
+// Maps reports whether the driver writes the servers' own subject mappings.
+func (d Driver) Maps() bool { return d == DriverMappingJWT || d == DriverMappingConfig }
 
 // Mode says what the tuner may do to a split.
 type Mode string
@@ -162,6 +170,23 @@ func (s Split) Weights() map[string]int {
 	return w
 }
 
+// Effective are the targets that take messages while all are healthy: the READY
+// ones with a weight of the lowest tier that has any.
+func (s Split) Effective() []Target {
+	for _, tier := range s.Tiers() {
+		var out []Target
+		for _, t := range s.Targets {
+			if t.Tier == tier && t.State == Ready && t.Weight > 0 {
+				out = append(out, t)
+			}
+		}
+		if out != nil {
+			return out
+		}
+	}
+	return nil
+}
+
 // Target finds a target by name.
 func (s Split) Target(name string) (Target, bool) {
 	i := slices.IndexFunc(s.Targets, func(t Target) bool { return t.Name == name })
@@ -193,3 +218,25 @@ func (s Split) Tiers() []int {
 	slices.SortFunc(tiers, cmp.Compare[int])
 	return tiers
 }
+
+// InForce is what one server does with the messages of a split, read back from it.
+type InForce struct {
+	Server string // name
+	ID     string
+	// Weights by target; Others by subject, of destinations that are no target.
+	Weights, Others map[string]int
+	State           ForceState
+	Text            string // one sentence, when it is not in force
+	At              time.Time
+}
+
+// ForceState says whether a server does what the split says.
+type ForceState string
+
+const (
+	ForceSame   ForceState = "in force"
+	ForceOther  ForceState = "differs"
+	ForceNone   ForceState = "not mapped" // messages stay on the split's own subject
+	ForceUnused ForceState = "unused"     // the server has not loaded the account: nobody is connected there
+	ForceSilent ForceState = "silent"     // it did not answer
+)

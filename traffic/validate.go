@@ -35,7 +35,7 @@ const (
 // The words of a document.
 var (
 	picks   = []Pick{Weighted, ByKey}
-	drivers = []Driver{DriverKV}
+	drivers = []Driver{DriverKV, DriverMappingJWT, DriverMappingConfig}
 	modes   = []Mode{Observe, Suggest}
 	laws    = []Law{LawCapacity, LawSeed, LawEqual, LawManual}
 	orders  = []Order{Spread, Smooth, Random}
@@ -155,6 +155,20 @@ func (s Split) Validate() error {
 
 // validateOptions checks the members that may be left out.
 func (s Split) validateOptions(add func(field, format string, args ...any)) {
+	if s.Driver.Maps() {
+		// A server draws by weight and knows nothing else.
+		if s.Pick == ByKey {
+			add("pick", "the servers' mappings know no keys: a split of driver %s picks by weight", s.Driver)
+		}
+		if s.Local != "" || s.Order != "" && s.Order != Random {
+			add("driver", "the servers' mappings draw each message by itself: leave the order and the local rule out")
+		}
+		for _, t := range s.Targets {
+			if t.Subject == s.Subject {
+				add("targets."+t.Name+".subject", "the split's own subject cannot be a destination of its mapping: what is drawn to it would be lost")
+			}
+		}
+	}
 	if s.Order != "" && !slices.Contains(orders, s.Order) {
 		add("order", "%q is not an order", s.Order)
 	}

@@ -124,6 +124,9 @@ func makeVectors(tb testing.TB) vectors {
 		{"a bound of 100", spoil(tb, string(full), `"bound":150`, `"bound":100`)},
 		{"a lane without time", spoil(tb, string(full), `"timeoutms":1000`, `"timeoutms":0`)},
 		{"a lane to nobody", spoil(tb, string(full), `"timeoutms":1000`, `"timeoutms":1000,"target":"x"`)},
+		{"a mapping", spoil(tb, doc, `"driver":"kv"`, `"driver":"mapping-jwt"`)},
+		{"a mapping by key", spoil(tb, string(full), `"driver":"kv"`, `"driver":"mapping-config"`)},
+		{"a mapping to itself", spoil(tb, spoil(tb, doc, `"driver":"kv"`, `"driver":"mapping-jwt"`), `"orders.process.t1"`, `"orders.process"`)},
 		{"key of a weighted split", spoil(tb, string(full), `"pick":"key"`, `"pick":"weighted"`)},
 		{"labels with one name twice", spoil(tb, string(full), `"Region"`, `"region"`)},
 		{"more than 64 KiB", spoil(tb, doc, `"why"`, `"`+strings.Repeat("w", MaxDocument)+`"`)},
@@ -182,8 +185,8 @@ func TestVectorsAreCurrent(t *testing.T) {
 			taken++
 		}
 	}
-	if taken != 3 {
-		t.Errorf("%d of the documents are taken, three should be", taken)
+	if taken != 4 {
+		t.Errorf("%d of the documents are taken, four should be", taken)
 	}
 	if *updateVectors {
 		text, err := json.MarshalIndent(want, "", " ")

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -135,6 +137,22 @@ func options(tb testing.TB, dir string, opts []Option) *server.Options {
 	return o
 }
 
+// fromFile reads the configuration of a server from a file in its folder.
+func fromFile(tb testing.TB, dir, text string) *server.Options {
+	tb.Helper()
+	file := filepath.Join(dir, "nats.conf")
+	text = strings.NewReplacer("port: -1\n", "", `http: "127.0.0.1:-1"`, "").Replace(base(dir)) + text
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	o, err := server.ProcessConfigFile(file)
+	if err != nil {
+		tb.Fatalf("read server configuration: %v\n%s", err, text)
+	}
+	o.NoLog, o.NoSigs = true, true
+	return o
+}
+
 func start(tb testing.TB, o *server.Options) *server.Server {
 	tb.Helper()
 	srv, err := server.NewServer(o)
@@ -162,6 +180,9 @@ type Servers struct {
 	srv  []*server.Server  // nil while it is down
 	urls []string
 	mon  []string
+
+	app, sys []nats.Option // who connects
+	filed    bool          // each reads its configuration from a file
 }
 
 // Cluster starts n servers with JetStream, the accounts SYS and APP, and waits
@@ -170,7 +191,30 @@ type Servers struct {
 // options are applied to every server.
 func Cluster(tb testing.TB, n int, opts ...Option) *Servers {
 	tb.Helper()
-	c := &Servers{tb: tb, srv: make([]*server.Server, n), urls: make([]string, n), mon: make([]string, n)}
+	c := &Servers{tb: tb, app: []nats.Option{nats.UserInfo(AppUser, AppPassword)}, sys: []nats.Option{nats.UserInfo(SysUser, SysPassword)}}
+	c.start(n, func(string) string { return accounts }, opts)
+	return c
+}
+
+// FileCluster is a cluster whose servers read what common gives for the folder of
+// each, with the accounts and users of Cluster, from a file: such can be told to
+// read it anew.
+func FileCluster(tb testing.TB, n int, common func(dir string) string) *Servers {
+	tb.Helper()
+	c := &Servers{tb: tb, app: []nats.Option{nats.UserInfo(AppUser, AppPassword)}, sys: []nats.Option{nats.UserInfo(SysUser, SysPassword)}, filed: true}
+	c.start(n, common, nil)
+	return c
+}
+
+// AppOptions are those of a user of account APP.
+func (c *Servers) AppOptions() []nats.Option { return slices.Clone(c.app) }
+
+// start starts n servers; common is what all have in their configuration, by the
+// folder of each.
+func (c *Servers) start(n int, common func(dir string) string, opts []Option) {
+	tb := c.tb
+	tb.Helper()
+	c.srv, c.urls, c.mon = make([]*server.Server, n), make([]string, n), make([]string, n)
 	free, err := ports.Free(3 * n)
 	if err != nil {
 		tb.Fatal(err)
@@ -191,20 +235,25 @@ func Cluster(tb testing.TB, n int, opts ...Option) *Servers {
 		}
 	})
 	for i := range n {
-		text := accounts + fmt.Sprintf(`
+		text := common(dirs[i]) + fmt.Sprintf(`
 server_name: "n%d"
 cluster { name: "test", listen: "127.0.0.1:%d", routes: [ %s ] }
 `, i+1, free[i], strings.Join(routes, ", "))
-		o := options(tb, dirs[i], append([]Option{Config(text)}, opts...))
-		// Fixed, so that a restart is found again.
-		o.Port, o.HTTPPort = free[n+2*i], free[n+2*i+1]
+		// Ports are fixed, so that a restart is found again.
+		port, monitor := free[n+2*i], free[n+2*i+1]
+		var o *server.Options
+		if c.filed {
+			o = fromFile(tb, dirs[i], fmt.Sprintf("%s\nport: %d\nhttp: \"127.0.0.1:%d\"\n", text, port, monitor))
+		} else {
+			o = options(tb, dirs[i], append([]Option{Config(text)}, opts...))
+			o.Port, o.HTTPPort = port, monitor
+		}
 		srv := start(tb, o)
 		c.opts, c.srv[i] = append(c.opts, o), srv
 		c.urls[i], c.mon[i] = srv.ClientURL(), MonitorURL(srv)
 	}
 	c.WaitReady()
 	c.waitPlaceable()
-	return c
 }
 
 // Len is the number of servers, those that are down included.
@@ -225,17 +274,17 @@ func (c *Servers) MonitorURLs() []string { return append([]string(nil), c.mon...
 // App connects to all servers as the user of account APP.
 func (c *Servers) App(tb testing.TB, opts ...nats.Option) *nats.Conn {
 	tb.Helper()
-	return Connect(tb, c.URLs(), append(c.patient(AppUser, AppPassword), opts...)...)
+	return Connect(tb, c.URLs(), append(patient(c.app), opts...)...)
 }
 
 // Sys connects to all servers as the user of the system account.
 func (c *Servers) Sys(tb testing.TB, opts ...nats.Option) *nats.Conn {
 	tb.Helper()
-	return Connect(tb, c.URLs(), append(c.patient(SysUser, SysPassword), opts...)...)
+	return Connect(tb, c.URLs(), append(patient(c.sys), opts...)...)
 }
 
-func (c *Servers) patient(user, password string) []nats.Option {
-	return []nats.Option{nats.UserInfo(user, password), nats.MaxReconnects(-1), nats.ReconnectWait(50 * time.Millisecond)}
+func patient(who []nats.Option) []nats.Option {
+	return append([]nats.Option{nats.MaxReconnects(-1), nats.ReconnectWait(50 * time.Millisecond)}, who...)
 }
 
 // Kill shuts server i down at once: connections break and its Raft groups look
@@ -255,7 +304,11 @@ func (c *Servers) Restart(i int) {
 	if c.srv[i] != nil {
 		c.tb.Fatalf("restart server n%d: it is running", i+1)
 	}
-	c.srv[i] = start(c.tb, c.opts[i].Clone())
+	o := c.opts[i].Clone()
+	if len(o.TrustedOperators) > 0 {
+		o.TrustedKeys = nil // the server wrote them there from its operators, and takes only one of the two
+	}
+	c.srv[i] = start(c.tb, o)
 }
 
 // WaitReady waits until the running servers are linked, have a meta leader and
@@ -291,7 +344,7 @@ func (c *Servers) WaitReady() {
 // healthy. Nothing but asking shows it.
 func (c *Servers) waitPlaceable() {
 	c.tb.Helper()
-	nc, err := nats.Connect(c.URLs(), c.patient(AppUser, AppPassword)...)
+	nc, err := nats.Connect(c.URLs(), patient(c.app)...)
 	if err != nil {
 		c.tb.Fatalf("connect to %s: %v", c.URLs(), err)
 	}

@@ -85,7 +85,7 @@ const split = (v, what) =>
       name: like(name),
       subject: like(subject, 255),
       pick: oneOf("weighted", "key"),
-      driver: oneOf("kv"),
+      driver: oneOf("kv", "mapping-jwt", "mapping-config"),
       mode: oneOf("observe", "suggest"),
       law: oneOf("capacity", "seed", "equal", "manual"),
       targets: list(256, target),
@@ -144,6 +144,10 @@ function validate(s) {
     if (sum !== 100) refuse(`the weights of tier ${level} sum to ${sum}`);
   }
   if (s.local && s.pick === "key") refuse("a split that picks by key has no local rule");
+  if (s.driver !== "kv") {
+    if (s.pick === "key" || s.local || (s.order && s.order !== "random")) refuse("the servers' mappings draw by weight only");
+    if (s.targets.some((t) => t.subject === s.subject)) refuse("a target on the split's own subject");
+  }
   if (s.key) {
     const { from = "header", header: h, token = 0, bound = 0 } = s.key;
     if (s.pick !== "key") refuse("the split does not pick by key");
