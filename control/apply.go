@@ -43,12 +43,18 @@ func (c *Control) Plan(ctx context.Context, e traffic.Edit) (traffic.Plan, error
 		return traffic.Plan{}, err
 	}
 	d.plan.Warn = append(d.plan.Warn, c.warnings(ctx, d)...)
+	if err := c.planDriven(ctx, &d.plan); err != nil {
+		return traffic.Plan{}, err
+	}
 	return d.plan, nil
 }
 
 // draft checks an edit against what is in force and makes its document.
 func (c *Control) draft(ctx context.Context, e traffic.Edit, id string) (draft, error) {
 	if err := checkEdit(e); err != nil {
+		return draft{}, err
+	}
+	if err := c.checkDriver(e.Next); err != nil {
 		return draft{}, err
 	}
 	before, err := c.read(ctx, e.Split)
@@ -271,6 +277,11 @@ func (c *Control) apply(ctx context.Context, e traffic.Edit) (traffic.Change, er
 	if err != nil {
 		return traffic.Change{}, err
 	}
+	if drv := c.cfg.Drivers[e.Next.Driver]; drv != nil && e.Undo == "" { // a way back is never barred
+		if _, err := drv.Check(ctx, e.Next); err != nil {
+			return traffic.Change{}, err
+		}
+	}
 	if !d.before.bucket {
 		if err := c.createBucket(ctx); err != nil {
 			return traffic.Change{}, err
@@ -287,7 +298,11 @@ func (c *Control) apply(ctx context.Context, e traffic.Edit) (traffic.Change, er
 		bake = c.cfg.Bake
 	}
 	ch.BakeEnds = ch.Created.Add(bake)
-	return c.execute(ctx, ch, d.before, d.plan.Payload)
+	ch, err = c.execute(ctx, ch, d.before, d.plan.Payload)
+	if err != nil {
+		return ch, err
+	}
+	return c.carryOut(context.WithoutCancel(ctx), ch)
 }
 
 // clear refuses a change of a split on which another is unresolved.

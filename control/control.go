@@ -55,6 +55,8 @@ type Config struct {
 	// Replicas of the bucket when it is created; 0 is as many as the cluster
 	// allows, up to 3.
 	Replicas int
+	// Drivers make splits real that the client library does not carry out.
+	Drivers map[traffic.Driver]Driver
 	// ReadOnly refuses every change.
 	ReadOnly bool
 }
@@ -108,6 +110,7 @@ type Control struct {
 	recorded  map[string]recording // by split: its last suggestion in the journal
 	interval  time.Duration        // of the collector, as the observations say
 	attempts  map[string]attempt   // by measurement that could not be put back yet
+	driven    map[string]driven    // by split
 }
 
 // New builds a Control. Nothing starts before Run.
@@ -143,6 +146,7 @@ func New(cfg Config) *Control {
 		bad:           map[string]int{},
 		bases:         map[string]baseline{},
 		attempts:      map[string]attempt{},
+		driven:        map[string]driven{},
 	}
 	if cfg.Conn != nil {
 		// It refuses only options that are given wrongly, and none is given.
@@ -185,6 +189,9 @@ func (c *Control) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return c.every(ctx, c.care) })
 	g.Go(func() error { return c.every(ctx, c.tend) })
+	if len(c.cfg.Drivers) > 0 {
+		g.Go(func() error { return c.every(ctx, c.drive) })
+	}
 	if a := c.cfg.Advisor; a != nil {
 		g.Go(func() error { return c.every(ctx, func(ctx context.Context) { c.tune(ctx, a) }) })
 	}

@@ -3,9 +3,11 @@ package control
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -57,6 +59,41 @@ const gatherFor = 2 * time.Second
 type servers struct {
 	sys *nats.Conn
 	now func() time.Time
+
+	conn  *nats.Conn // of the account whose messages are divided
+	mu    sync.Mutex // guards known
+	known string
+}
+
+// account is the account whose messages are divided, as the servers call it: its
+// name, or in operator mode its public key. The server tells each user its own.
+func (s *servers) account(ctx context.Context) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.known != "" {
+		return s.known, nil
+	}
+	if s.conn == nil {
+		return "", noConn()
+	}
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	msg, err := s.conn.RequestWithContext(ctx, "$SYS.REQ.USER.INFO", nil)
+	if err != nil {
+		return "", unavailable("The server does not tell which account this console's user is of.", "The user must be allowed to ask $SYS.REQ.USER.INFO.", fmt.Errorf("ask for the user's account: %w", err))
+	}
+	var r serverReply
+	var user struct {
+		Account string `json:"account"`
+	}
+	if err = json.Unmarshal(msg.Data, &r); err == nil {
+		err = json.Unmarshal(r.Data, &user)
+	}
+	if err != nil || user.Account == "" {
+		return "", fmt.Errorf("parse the answer about the user's account: %w", errors.Join(err, fmt.Errorf("%q", msg.Data)))
+	}
+	s.known = user.Account
+	return s.known, nil
 }
 
 // serverReply is the envelope of every answer of the system account.
@@ -75,7 +112,7 @@ type serverReply struct {
 
 // gather asks all servers and collects what comes within gatherFor, or until as
 // many answered as are expected, if that is known (0 is not).
-func (s servers) gather(ctx context.Context, subject string, payload []byte, expected int) ([]serverReply, error) {
+func (s *servers) gather(ctx context.Context, subject string, payload []byte, expected int) ([]serverReply, error) {
 	if s.sys == nil {
 		return nil, &fleet.Error{Kind: fleet.Invalid, Msg: "The servers' own mappings need the system account.", Hint: "Give the console its credentials: --sys-creds, or --sys-user."}
 	}
@@ -126,7 +163,11 @@ type accountReply struct {
 }
 
 // accountz asks every server about an account.
-func (s servers) accountz(ctx context.Context, account string) ([]serverReply, error) {
+func (s *servers) accountz(ctx context.Context) ([]serverReply, error) {
+	account, err := s.account(ctx)
+	if err != nil {
+		return nil, err
+	}
 	ask, err := json.Marshal(map[string]string{"account": account})
 	if err != nil {
 		return nil, fmt.Errorf("encode the question for account %q: %w", account, err)
@@ -134,9 +175,9 @@ func (s servers) accountz(ctx context.Context, account string) ([]serverReply, e
 	return s.gather(ctx, "$SYS.REQ.SERVER.PING.ACCOUNTZ", ask, 0)
 }
 
-// inForce reads the mapping of a split from every server.
-func (s servers) inForce(ctx context.Context, account string, split traffic.Split) ([]traffic.InForce, error) {
-	replies, err := s.accountz(ctx, account)
+// InForce implements Driver: it reads the mapping of a split from every server.
+func (s *servers) InForce(ctx context.Context, split traffic.Split) ([]traffic.InForce, error) {
+	replies, err := s.accountz(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +198,7 @@ func (s servers) inForce(ctx context.Context, account string, split traffic.Spli
 			f.State, f.Text = traffic.ForceUnused, "The server has not loaded the account: nobody is connected to it there."
 		default:
 			if err := json.Unmarshal(r.Data, &a); err != nil {
-				return nil, fmt.Errorf("parse account %q of server %q: %w", account, r.Server.Name, err)
+				return nil, fmt.Errorf("parse the account of server %q: %w", r.Server.Name, err)
 			}
 			judge(&f, a.Account.Mappings[split.Subject], r.Server.Cluster, names, want)
 		}

@@ -22,15 +22,14 @@ import (
 // configuration includes, and asks each server to read its configuration anew.
 type fileDriver struct {
 	servers
-	account string
-	file    string // "" when the servers are elsewhere: nothing is written, only looked at
-	splits  func() []traffic.Split
+	file   string // "" when the servers are elsewhere: nothing is written, only looked at
+	splits func() []traffic.Split
 }
 
 // FileConfig says what NewFileDriver needs.
 type FileConfig struct {
-	System  *nats.Conn // of the system account
-	Account string     // name of the account whose messages are divided
+	Conn   *nats.Conn // of the account whose messages are divided
+	System *nats.Conn // of the system account
 	// File is included by the configuration of every server:
 	//   accounts { APP { mappings { include "ballast.conf" } } }
 	// "" writes none: the text is then for the operator's own configuration
@@ -47,7 +46,7 @@ func NewFileDriver(cfg FileConfig) Driver {
 	if now == nil {
 		now = time.Now
 	}
-	return &fileDriver{servers: servers{sys: cfg.System, now: now}, account: cfg.Account, file: cfg.File, splits: cfg.Splits}
+	return &fileDriver{servers: servers{sys: cfg.System, conn: cfg.Conn, now: now}, file: cfg.File, splits: cfg.Splits}
 }
 
 // all are the splits of the file with s as it shall be, by subject.
@@ -102,7 +101,7 @@ func (d *fileDriver) Check(ctx context.Context, s traffic.Split) ([]string, erro
 			return nil, invalid(fmt.Sprintf("Split %s maps %s already.", o.Name, s.Subject), "One subject has one mapping.", map[string]string{"subject": "another split of this driver divides it"})
 		}
 	}
-	replies, err := d.accountz(ctx, d.account)
+	replies, err := d.accountz(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +111,7 @@ func (d *fileDriver) Check(ctx context.Context, s traffic.Split) ([]string, erro
 			continue
 		}
 		if err := json.Unmarshal(r.Data, &a); err != nil {
-			return nil, fmt.Errorf("parse account %q of server %q: %w", d.account, r.Server.Name, err)
+			return nil, fmt.Errorf("parse the account of server %q: %w", r.Server.Name, err)
 		}
 		var sources []string
 		for src := range a.Account.Mappings {
@@ -179,7 +178,7 @@ func (d *fileDriver) Push(ctx context.Context, s traffic.Split) error {
 
 // reload asks every server to read its configuration anew.
 func (d *fileDriver) reload(ctx context.Context) error {
-	replies, err := d.accountz(ctx, d.account)
+	replies, err := d.accountz(ctx)
 	if err != nil {
 		return err
 	}
@@ -200,11 +199,6 @@ func (d *fileDriver) reload(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// InForce implements Driver.
-func (d *fileDriver) InForce(ctx context.Context, s traffic.Split) ([]traffic.InForce, error) {
-	return d.inForce(ctx, d.account, s)
 }
 
 // replaceFile writes a file as a whole or not at all, with the rights it had.

@@ -25,7 +25,6 @@ import (
 // signs them and pushes them to the servers' resolvers.
 type claimsDriver struct {
 	servers
-	account string // public key
 	// key reads the operator's signing key, each time anew: it is in memory no
 	// longer than a signature takes, and may be replaced.
 	key func() (nkeys.KeyPair, error)
@@ -33,8 +32,8 @@ type claimsDriver struct {
 
 // ClaimsConfig says what NewClaimsDriver needs.
 type ClaimsConfig struct {
+	Conn    *nats.Conn // of the account whose messages are divided
 	System  *nats.Conn // of the system account
-	Account string     // public key of the account whose messages are divided
 	KeyFile string     // the operator's signing key: a seed, as nsc writes it
 	Now     func() time.Time
 }
@@ -45,7 +44,7 @@ func NewClaimsDriver(cfg ClaimsConfig) Driver {
 	if now == nil {
 		now = time.Now
 	}
-	return &claimsDriver{servers: servers{sys: cfg.System, now: now}, account: cfg.Account, key: func() (nkeys.KeyPair, error) { return readKey(cfg.KeyFile) }}
+	return &claimsDriver{servers: servers{sys: cfg.System, conn: cfg.Conn, now: now}, key: func() (nkeys.KeyPair, error) { return readKey(cfg.KeyFile) }}
 }
 
 // readKey reads an operator's seed from a file.
@@ -82,22 +81,26 @@ type claims struct {
 
 // lookUp reads the account's claims.
 func (d *claimsDriver) lookUp(ctx context.Context) (claims, error) {
-	if !nkeys.IsValidPublicAccountKey(d.account) {
-		return claims{}, &fleet.Error{Kind: fleet.Invalid, Msg: "The account whose messages are divided is not known by its public key.", Hint: "The servers must run in operator mode; the console learns the key from its own user."}
-	}
 	if d.sys == nil {
 		return claims{}, &fleet.Error{Kind: fleet.Invalid, Msg: "The servers' own mappings need the system account.", Hint: "Give the console its credentials: --sys-creds."}
 	}
+	account, err := d.account(ctx)
+	if err != nil {
+		return claims{}, err
+	}
+	if !nkeys.IsValidPublicAccountKey(account) {
+		return claims{}, &fleet.Error{Kind: fleet.Invalid, Msg: fmt.Sprintf("Account %s has no claims: the servers are not in operator mode.", account), Hint: "Use the driver mapping-config."}
+	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	msg, err := d.sys.RequestWithContext(ctx, "$SYS.REQ.ACCOUNT."+d.account+".CLAIMS.LOOKUP", nil)
+	msg, err := d.sys.RequestWithContext(ctx, "$SYS.REQ.ACCOUNT."+account+".CLAIMS.LOOKUP", nil)
 	if err != nil {
 		return claims{}, unavailable("The resolver does not tell the account's claims.",
-			"The system user must be allowed to ask $SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP, and the servers need a resolver of type full.", fmt.Errorf("look up account %s: %w", d.account, err))
+			"The system user must be allowed to ask $SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP, and the servers need a resolver of type full.", fmt.Errorf("look up account %s: %w", account, err))
 	}
 	c, err := readClaims(string(msg.Data))
 	if err != nil {
-		return claims{}, fmt.Errorf("read the claims of account %s: %w", d.account, err)
+		return claims{}, fmt.Errorf("read the claims of account %s: %w", account, err)
 	}
 	return c, nil
 }
@@ -325,7 +328,7 @@ func (d *claimsDriver) Text(ctx context.Context, s traffic.Split) (string, []str
 	if err != nil {
 		return "", nil, fmt.Errorf("encode the mapping: %w", err)
 	}
-	name := d.account
+	name := ""
 	if raw, ok := c.payload["name"]; ok {
 		_ = json.Unmarshal(raw, &name)
 	}
@@ -372,9 +375,4 @@ func (d *claimsDriver) Push(ctx context.Context, s traffic.Split) error {
 		}
 	}
 	return nil
-}
-
-// InForce implements Driver.
-func (d *claimsDriver) InForce(ctx context.Context, s traffic.Split) ([]traffic.InForce, error) {
-	return d.inForce(ctx, d.account, s)
 }

@@ -100,7 +100,7 @@ func shares(tb testing.TB, got map[string]int, want ...int) {
 func claimsOf(tb testing.TB, o *natstest.Operator) (Driver, *nats.Conn) {
 	tb.Helper()
 	sys := o.Sys(tb)
-	return NewClaimsDriver(ClaimsConfig{System: sys, Account: o.Account, KeyFile: o.KeyFile}), sys
+	return NewClaimsDriver(ClaimsConfig{Conn: o.App(tb), System: sys, KeyFile: o.KeyFile}), sys
 }
 
 // Weights in the claims: in force on every server within moments, no message lost,
@@ -238,6 +238,7 @@ func TestClaimsDriverRefuses(t *testing.T) {
 		c.Mappings = jwt.Mapping{"wide.*": {{Subject: "x", Weight: 100}}}
 	})
 	d, sys := claimsOf(t, o)
+	app := o.App(t)
 	s := mapped(traffic.DriverMappingJWT, 100)
 	s.Subject = "wide.orders"
 	if err := d.Push(t.Context(), s); fleet.KindOf(err) != fleet.Invalid || !strings.Contains(err.Error(), "wide.*") {
@@ -268,7 +269,7 @@ func TestClaimsDriverRefuses(t *testing.T) {
 		if err := os.WriteFile(file, tt.text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err := NewClaimsDriver(ClaimsConfig{System: sys, Account: o.Account, KeyFile: file}).Push(t.Context(), s)
+		err := NewClaimsDriver(ClaimsConfig{Conn: app, System: sys, KeyFile: file}).Push(t.Context(), s)
 		if fleet.KindOf(err) != tt.kind {
 			t.Errorf("the key of a %s: %v", name, err)
 		}
@@ -276,10 +277,10 @@ func TestClaimsDriverRefuses(t *testing.T) {
 			t.Errorf("the error tells the key")
 		}
 	}
-	if err := NewClaimsDriver(ClaimsConfig{System: sys, Account: o.Account}).Push(t.Context(), s); fleet.KindOf(err) != fleet.Invalid {
+	if err := NewClaimsDriver(ClaimsConfig{Conn: app, System: sys}).Push(t.Context(), s); fleet.KindOf(err) != fleet.Invalid {
 		t.Errorf("no key: %v", err)
 	}
-	if err := NewClaimsDriver(ClaimsConfig{Account: o.Account, KeyFile: o.KeyFile}).Push(t.Context(), s); fleet.KindOf(err) != fleet.Invalid {
+	if err := NewClaimsDriver(ClaimsConfig{Conn: app, KeyFile: o.KeyFile}).Push(t.Context(), s); fleet.KindOf(err) != fleet.Invalid {
 		t.Errorf("no system account: %v", err)
 	}
 	if all, err := d.InForce(t.Context(), s); err != nil || len(all) != 2 || all[0].State == traffic.ForceSame {
@@ -380,7 +381,7 @@ func TestFileDriver(t *testing.T) {
 	t.Parallel()
 	file, c := filed(t, 2)
 	var all []traffic.Split
-	d := NewFileDriver(FileConfig{System: c.Sys(t), Account: "APP", File: file, Splits: func() []traffic.Split { return all }})
+	d := NewFileDriver(FileConfig{Conn: c.App(t), System: c.Sys(t), File: file, Splits: func() []traffic.Split { return all }})
 	nc := c.App(t)
 	for _, weights := range [][]int{{60, 30, 10}, {10, 0, 90}, {100}} {
 		s := mapped(traffic.DriverMappingConfig, weights...)
@@ -429,12 +430,12 @@ func TestFileDriver(t *testing.T) {
 		t.Errorf("a subject that cannot be written: %v", err)
 	}
 	// A file that cannot be written changes nothing.
-	broken := NewFileDriver(FileConfig{System: c.Sys(t), Account: "APP", File: filepath.Join(t.TempDir(), "no", "file"), Splits: func() []traffic.Split { return nil }})
+	broken := NewFileDriver(FileConfig{Conn: c.App(t), System: c.Sys(t), File: filepath.Join(t.TempDir(), "no", "file"), Splits: func() []traffic.Split { return nil }})
 	if err := broken.Push(t.Context(), all[0]); err == nil || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a folder that is not there: %v", err)
 	}
 	// Of servers elsewhere only what they do is looked at.
-	elsewhere := NewFileDriver(FileConfig{System: c.Sys(t), Account: "APP", Splits: func() []traffic.Split { return nil }})
+	elsewhere := NewFileDriver(FileConfig{Conn: c.App(t), System: c.Sys(t), Splits: func() []traffic.Split { return nil }})
 	other := mapped(traffic.DriverMappingConfig, 1, 99)
 	if err := elsewhere.Push(t.Context(), other); err != nil {
 		t.Fatal(err)

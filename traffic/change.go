@@ -198,6 +198,11 @@ type Plan struct {
 	Key     string // bucket/key it goes to
 	Command string // the equivalent nats command
 	Warn    []string
+
+	// Of a driver that writes to the servers themselves: what it would write, and
+	// the commands that do the same by hand.
+	Servers         string
+	ServersCommands []string
 }
 
 // TargetDiff is one target's change; a nil side is "not there".
@@ -259,6 +264,8 @@ const (
 	EntryFreeze    EntryKind = "freeze.on"
 	EntryThaw      EntryKind = "freeze.off"
 	EntryDemo      EntryKind = "demo.fault" // a fault injected by the demo
+
+	EntryDriven EntryKind = "servers.pushed" // the servers were made to follow a split's mapping
 
 	EntryMeasureOn  EntryKind = "measure.on"  // before sample_freq is raised: no entry, no change
 	EntryMeasureOff EntryKind = "measure.off" // it is put back, or was not raised

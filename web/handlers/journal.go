@@ -30,7 +30,7 @@ func journalRoutes(s *Server, e *echo.Echo) {
 
 var entryKinds = []traffic.EntryKind{
 	traffic.EntryProposal, traffic.EntryDismissed, traffic.EntryExpired, traffic.EntryIntent, traffic.EntryWritten, traffic.EntryUnknown, traffic.EntryRejected,
-	traffic.EntryVerified, traffic.EntryRollback, traffic.EntryReplaced, traffic.EntryFreeze, traffic.EntryThaw, traffic.EntryDemo,
+	traffic.EntryVerified, traffic.EntryRollback, traffic.EntryReplaced, traffic.EntryFreeze, traffic.EntryThaw, traffic.EntryDriven, traffic.EntryDemo,
 	traffic.EntryMeasureOn, traffic.EntryMeasureOff,
 }
 
