@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"ballast/fleet"
 	"ballast/traffic"
@@ -78,7 +81,7 @@ func (c *Control) carryOut(ctx context.Context, ch traffic.Change) (traffic.Chan
 	}
 	err := c.push(ctx, drv, ch.After)
 	if kind := fleet.KindOf(err); err != nil && (kind == fleet.Invalid || kind == fleet.Forbidden) && ch.Before.Name != "" && ch.Undo == "" {
-		if _, undo := c.rollback(ctx, ch.ID, driverName, words(err)); undo != nil {
+		if _, undo := c.rollback(ctx, ch.ID, driverName, oneLine(words(err))); undo != nil {
 			return ch, errors.Join(err, undo)
 		}
 		if now, lookup := c.Change(ch.ID); lookup == nil {
@@ -215,4 +218,13 @@ func (c *Control) repair(ctx context.Context, drv Driver, rev traffic.Revision, 
 			Text: fmt.Sprintf("%d servers that had other weights of split %s were repaired; revision %d is in force on %d of %d.", len(wrong), s.Name, rev.Number, follow, of),
 		})
 	}
+}
+
+// oneLine makes a reason of a text that came from a server.
+func oneLine(s string) string {
+	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }), " ")
+	if r := []rune(s); len(r) > maxReason {
+		s = string(r[:maxReason-1]) + "…"
+	}
+	return s
 }
