@@ -43,9 +43,11 @@ type setup struct {
 	sparing  bool // ACK samples are listened to in turns when there are many
 	bake     time.Duration
 	readOnly bool
-	demo     handlers.Demo
-	stopping time.Duration // how long open requests may take at the end
-	log      *slog.Logger
+	// What the drivers of the servers' own mappings need, besides sysConn.
+	operatorKey, mappingFile string
+	demo                     handlers.Demo
+	stopping                 time.Duration // how long open requests may take at the end
+	log                      *slog.Logger
 }
 
 // app is the wired console. It is opened along the way the data flows and
@@ -90,7 +92,8 @@ func newApp(ctx context.Context, s setup) (_ *app, err error) {
 		return nil, err
 	}
 	a.control = control.New(control.Config{
-		Conn: s.conn, Ledger: a.db.Journal(), Observer: a.db, Advisor: tuner.New(tuner.Config{}),
+		Drivers: a.drivers(),
+		Conn:    s.conn, Ledger: a.db.Journal(), Observer: a.db, Advisor: tuner.New(tuner.Config{}),
 		Now: time.Now, Log: s.log,
 		Bake: s.bake, ReadOnly: s.readOnly,
 	})
@@ -106,6 +109,29 @@ func newApp(ctx context.Context, s setup) (_ *app, err error) {
 		Interval: s.interval, Hosts: s.hosts,
 	})
 	return a, nil
+}
+
+// drivers are those for which the console has what they need.
+func (a *app) drivers() map[traffic.Driver]control.Driver {
+	if a.conn == nil || a.sysConn == nil {
+		return nil
+	}
+	all := map[traffic.Driver]control.Driver{
+		traffic.DriverMappingConfig: control.NewFileDriver(control.FileConfig{
+			Conn: a.conn, System: a.sysConn, File: a.mappingFile, Now: time.Now,
+			Splits: func() []traffic.Split {
+				var out []traffic.Split
+				for _, r := range a.control.Splits() {
+					out = append(out, r.Split)
+				}
+				return out
+			},
+		}),
+	}
+	if a.operatorKey != "" {
+		all[traffic.DriverMappingJWT] = control.NewClaimsDriver(control.ClaimsConfig{Conn: a.conn, System: a.sysConn, KeyFile: a.operatorKey, Now: time.Now})
+	}
+	return all
 }
 
 // followed are the consumers whose ACK samples decide something now: those at
@@ -221,6 +247,7 @@ func (c *serveCmd) setup(log *slog.Logger) (setup, error) {
 	s := setup{
 		listen: c.Listen, hosts: c.Host, data: c.Data, system: c.Name, operator: c.Operator,
 		monitor: c.Monitor, interval: c.Interval, sparing: !c.AllSamples, bake: c.Bake, readOnly: c.ReadOnly,
+		operatorKey: c.OperatorKeyFile, mappingFile: c.MappingFile,
 		stopping: 5 * time.Second, log: log,
 	}
 	var err error

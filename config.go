@@ -64,6 +64,9 @@ type serveCmd struct {
 	SysUser         string `help:"User of the system account, with --sys-password-file." group:"Watching"`
 	SysPasswordFile string `help:"File that holds its password." type:"path" placeholder:"FILE" group:"Watching"`
 
+	OperatorKeyFile string `help:"Seed of an operator signing key: splits of driver mapping-jwt are then written into the account's claims. The key can sign any account: keep the file as you keep the operator's." type:"path" placeholder:"FILE" group:"Steering"`
+	MappingFile     string `help:"File that the servers' configuration includes in the account's mappings: splits of driver mapping-config are written there." type:"path" placeholder:"FILE" group:"Steering"`
+
 	Monitor  []string      `help:"Monitoring URL of a server, such as http://127.0.0.1:8222; repeatable. Other servers are discovered from it." placeholder:"URL" sep:"," group:"Watching"`
 	Interval time.Duration `help:"Time between two looks." default:"5s" group:"Watching"`
 	// The default spares the servers; see docs/operating.md.
@@ -111,10 +114,11 @@ func (c *serveCmd) AfterApply() error {
 	bad.check(c.Creds == "" || c.User == "", "--creds and --user exclude each other")
 	bad.check(c.SysCreds == "" || c.SysUser == "", "--sys-creds and --sys-user exclude each other")
 	bad.check(c.Context == "" || len(c.NATS) == 0 && c.Creds == "" && c.User == "", "--context brings servers and credentials: leave out --nats, --creds and --user")
+	bad.check(c.OperatorKeyFile == "" && c.MappingFile == "" || c.SysCreds != "" || c.SysUser != "", "--operator-key-file and --mapping-file need the system account: --sys-creds or --sys-user")
 	bad.check((c.TLSCert == "") == (c.TLSKey == ""), "--tls-cert and --tls-key go together")
 	bad.check(c.Interval >= 500*time.Millisecond && c.Interval <= time.Minute, "--interval must lie between 500ms and 1m")
 	bad.check(c.Bake >= time.Second && c.Bake <= 24*time.Hour, "--bake must lie between 1s and 24h")
-	for _, f := range []string{c.Creds, c.PasswordFile, c.SysCreds, c.SysPasswordFile, c.TLSCA, c.TLSCert, c.TLSKey} {
+	for _, f := range []string{c.Creds, c.PasswordFile, c.SysCreds, c.SysPasswordFile, c.TLSCA, c.TLSCert, c.TLSKey, c.OperatorKeyFile} {
 		if f != "" {
 			_, err := os.Stat(f)
 			bad.add(err)
