@@ -69,6 +69,9 @@ type Control interface {
 	Dismiss(ctx context.Context, proposal, actor, reason string) error
 	// Decision is the tuner's last word on a split: also why it holds.
 	Decision(split string) (traffic.Decision, bool)
+	// InForce is what each server does with a split that the servers carry out, as
+	// read back last, and when.
+	InForce(split string) ([]traffic.InForce, time.Time, error)
 	// Measure has the servers sample a consumer's ACK latency for d; with percent
 	// 0 the percentage is chosen by its rate. It returns once the consumer is
 	// sampled, or with the reason why it is not.

@@ -75,6 +75,8 @@ type world struct {
 	findings  *fakeFindings
 	demo      *fakeDemo
 
+	inForce []traffic.InForce // what InForce says of every split
+
 	ready      error // what Ready says
 	planErr    error // what Plan, Apply and the other verbs answer
 	metricsErr error // what every measurement answers
@@ -739,6 +741,10 @@ func (w *world) close(id string, st traffic.ProposalStatus, actor, change string
 func (w *world) Decision(split string) (traffic.Decision, bool) {
 	d, ok := w.decisions[split]
 	return d, ok
+}
+
+func (w *world) InForce(string) ([]traffic.InForce, time.Time, error) {
+	return w.inForce, w.now(), nil
 }
 
 func (w *world) Measure(_ context.Context, k fleet.ConsumerKey, percent int, d time.Duration, actor, reason string) (traffic.Measurement, error) {

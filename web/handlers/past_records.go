@@ -188,6 +188,11 @@ func (p *pastControl) Decision(string) (traffic.Decision, bool) { return traffic
 
 func (p *pastControl) Measurements() []traffic.Measurement { return p.measured }
 
+// InForce is not kept: what servers did at a moment nobody wrote down.
+func (p *pastControl) InForce(string) ([]traffic.InForce, time.Time, error) {
+	return nil, time.Time{}, nil
+}
+
 func (p *pastControl) Plan(context.Context, traffic.Edit) (traffic.Plan, error) {
 	return traffic.Plan{}, readOnlyPast()
 }

@@ -277,7 +277,7 @@ func tierWords(tier int) string {
 func (s *Server) reviewView(p traffic.Plan, e traffic.Edit, form url.Values) templates.Review {
 	v := templates.Review{
 		Split: e.Split, Title: fmt.Sprintf("Apply revision %d of %s", p.After.Number, e.Split), Lead: "This is the dry run: nothing has been written yet.",
-		Diff: diffLines(p.Before.Split, p.After.Split), Warn: p.Warn, Key: p.Key, Payload: string(p.Payload), Command: p.Command, Reason: e.Reason, Guard: e.Guard,
+		Diff: diffLines(p.Before.Split, p.After.Split), Warn: p.Warn, Key: p.Key, Payload: string(p.Payload), Command: p.Command, Servers: p.Servers, ServersCommands: strings.Join(p.ServersCommands, "\n"), Reason: e.Reason, Guard: e.Guard,
 		GuardText: "The effect is watched, and you can roll back at any time.", Fields: hidden(form),
 	}
 	if p.Before.Number == 0 {
@@ -342,6 +342,18 @@ func diffLines(before, after traffic.Split) []templates.DiffLine {
 	pair("pick", string(before.Pick), string(after.Pick))
 	pair("mode", string(before.Mode), string(after.Mode))
 	pair("law", string(before.Law), string(after.Law))
+	was, is := optionWords(before), optionWords(after)
+	names := maps.Clone(was)
+	maps.Copy(names, is)
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		switch {
+		case was[name] == is[name]:
+		case is[name] == "":
+			put("-", "%-9s %s", name, was[name])
+		default:
+			pair(name, was[name], is[name])
+		}
+	}
 	width := 8
 	for _, sp := range []traffic.Split{before, after} {
 		for _, t := range sp.Targets {
@@ -420,6 +432,8 @@ type splitInput struct {
 	law     string
 	reason  string
 	rows    []targetInput
+	opt     map[string]string // options, by the name that Validate gives them
+	lanes   []laneInput
 	wrong   map[string]string // by field; rows by "t.I.field"
 	general string
 }
@@ -440,6 +454,7 @@ func (s *Server) editSplit(c echo.Context) error {
 	}
 	sp := rev.Split
 	in := splitInput{fixed: true, base: rev.Number, name: sp.Name, subject: sp.Subject, pick: string(sp.Pick), mode: string(sp.Mode), law: string(sp.Law)}
+	in.opt, in.lanes = optionsOf(sp)
 	for _, t := range sp.Targets {
 		in.rows = append(in.rows, targetInput{t.Name, t.Subject, observedValue(t.Observe), strconv.Itoa(t.Weight), strconv.Itoa(t.Tier), string(t.State)})
 	}
@@ -449,7 +464,7 @@ func (s *Server) editSplit(c echo.Context) error {
 
 func (s *Server) showSplitForm(c echo.Context, status int, in splitInput) error {
 	v := templates.SplitForm{Title: "New split", Lead: "Say which subject is divided, and over which targets.", Action: "/splits/new", Name: in.name, Fixed: in.fixed, Base: strconv.FormatUint(in.base, 10),
-		Subject: in.subject, Pick: in.pick, Mode: in.mode, Law: in.law, Reason: in.reason, Consumers: s.consumerOptions(), Wrong: in.wrong, General: in.general, Back: "/splits"}
+		Subject: in.subject, Pick: in.pick, Mode: in.mode, Law: in.law, Reason: in.reason, Consumers: s.consumerOptions(), Options: in.optionsView(), Wrong: in.wrong, General: in.general, Back: "/splits"}
 	crumbs := []templates.Crumb{{Name: "Splits", URL: "/splits"}, {Name: v.Title}}
 	if in.fixed {
 		v.Title, v.Lead, v.Action, v.Back = "Edit "+in.name, "Add, remove or rename targets. Empty a row's name and subject to remove it.", splitURL(in.name)+"/edit", splitURL(in.name)
@@ -496,6 +511,7 @@ func readSplit(form url.Values) (splitInput, traffic.Split) {
 		place = append(place, i)
 		sp.Targets = append(sp.Targets, traffic.Target{Name: t.name, Subject: t.subject, Weight: number("weight", t.weight, 100), Tier: number("tier", t.tier, 9), State: traffic.State(t.state), Observe: o})
 	}
+	in.readOptions(form, &sp)
 	var inv *traffic.Invalid
 	if err := sp.Validate(); errors.As(err, &inv) {
 		for _, p := range inv.Problems {
@@ -512,8 +528,11 @@ func readSplit(form url.Values) (splitInput, traffic.Split) {
 func (in *splitInput) blame(field, text string, sp traffic.Split, place []int) {
 	rest, ok := strings.CutPrefix(field, "targets.")
 	if !ok {
-		if strings.HasPrefix(field, "tier.") {
+		switch {
+		case strings.HasPrefix(field, "tier."):
 			field = "targets"
+		case strings.HasPrefix(field, "lanes."):
+			field, text = "lanes", strings.TrimPrefix(field, "lanes.")+": "+text
 		}
 		in.wrong[field] = strings.TrimSpace(in.wrong[field] + " " + sentence(text))
 		return

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -295,6 +297,7 @@ func (s *Server) splitPage(ctx context.Context, m measured, history []traffic.Re
 		JSON: splitURL(sp.Name) + ".json", CSV: splitURL(sp.Name) + ".csv", EditURL: splitURL(sp.Name) + "/edit",
 		JournalURL: "/journal?split=" + url.QueryEscape(sp.Name), RangeQuery: span.query().Encode(),
 	}
+	s.serversOf(&v, sp)
 	if m.decided {
 		v.Decision, v.Vetoes, v.DecidedAt = m.decision.Why, m.decision.Vetoes, s.when(m.decision.At)
 	}
@@ -314,6 +317,38 @@ func (s *Server) splitPage(ctx context.Context, m measured, history []traffic.Re
 		}
 	}
 	return v, nil
+}
+
+// serversOf shows what each server does with a split that the servers carry out.
+func (s *Server) serversOf(v *templates.SplitPage, sp traffic.Split) {
+	if !sp.Driver.Maps() {
+		return
+	}
+	all, at, err := s.Control.InForce(sp.Name)
+	v.ServersAt = s.when(at)
+	if err != nil {
+		v.ServersUn = fault(err).Title
+	}
+	for _, f := range all {
+		row := templates.ServerRow{Server: f.Server, URL: serverURL(f.Server), Status: templates.Status{Tone: "warn", Word: string(f.State)}, Text: f.Text}
+		switch f.State {
+		case traffic.ForceSame:
+			row.Status.Tone = "ok"
+		case traffic.ForceUnused:
+			row.Status.Tone = "stale"
+		}
+		var words []string
+		for _, t := range sp.Targets {
+			if w, ok := f.Weights[t.Name]; ok {
+				words = append(words, t.Name+" "+strconv.Itoa(w))
+			}
+		}
+		for _, subject := range slices.Sorted(maps.Keys(f.Others)) {
+			words = append(words, subject+" "+strconv.Itoa(f.Others[subject]))
+		}
+		row.Weights = strings.Join(words, " · ")
+		v.Servers = append(v.Servers, row)
+	}
 }
 
 func pickWords(p traffic.Pick) string {

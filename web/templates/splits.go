@@ -61,6 +61,11 @@ type Splits struct {
 
 // SplitPage is one split.
 type SplitPage struct {
+	// Servers that carry the split out themselves, and when they were asked; none
+	// when the client library does.
+	Servers       []ServerRow
+	ServersAt     When
+	ServersUn     string // why they could not be asked
 	Name, Subject string
 	Status        Status
 	Revision      string
@@ -163,15 +168,19 @@ type DiffLine struct{ Op, Text string }
 
 // Review is the dry run: exactly what would be written.
 type Review struct {
-	Split     string
-	Title     string
-	Lead      string
-	Diff      []DiffLine
-	Warn      []string
-	Key       string
-	Payload   string
-	Command   string
-	Guard     bool
+	Split   string
+	Title   string
+	Lead    string
+	Diff    []DiffLine
+	Warn    []string
+	Key     string
+	Payload string
+	Command string
+	Guard   bool
+
+	// Of a split that the servers carry out themselves.
+	Servers, ServersCommands string
+
 	GuardText string
 	Reason    string
 	Fields    []Hidden
@@ -206,6 +215,7 @@ type SplitForm struct {
 	Reason      string
 	Rows        []TargetForm
 	Consumers   []Option
+	Options     SplitOptions
 	Wrong       map[string]string
 	General     string
 	Back        string
@@ -220,6 +230,25 @@ type TargetForm struct {
 	WrongName, WrongSubject string
 	WrongWeight, WrongTier  string
 	WrongObserve            string
+}
+
+// SplitOptions are what may be left out of a split, by name.
+type SplitOptions struct {
+	Open  bool // something of it is set, or wrong
+	Value map[string]string
+	Wrong map[string]string
+	Lanes []LaneForm
+}
+
+// LaneForm is one lane of it; I is its place in the form.
+type LaneForm struct{ I, Name, Timeout, Retries, Target, Fallback string }
+
+// ServerRow is what one server does with a split that the servers carry out.
+type ServerRow struct {
+	Server, URL string
+	Status      Status
+	Weights     string
+	Text        string
 }
 
 // Option is one of a list to choose from.
