@@ -23,8 +23,9 @@ type member struct {
 	inFlight atomic.Int64
 	stream   atomic.Pointer[string] // that stored its last message
 
-	mu      sync.Mutex
+	mu      sync.Mutex       // guards what follows
 	breaker *traffic.Breaker // nil judges nothing
+	told    traffic.Circuit  // as it was logged last
 }
 
 func (m *member) stats() TargetStats {
@@ -149,8 +150,20 @@ func (p *Publisher) settle(m *member, o traffic.Outcome) {
 		return
 	}
 	p.adapt()
+	p.tell(m)
+}
+
+// tell logs that a target is left alone, tried again, or whole again. Between
+// these its share moves every few seconds, and nobody needs a line for that.
+func (p *Publisher) tell(m *member) {
 	s := m.stats()
-	p.log.Info("a target's share was changed by what became of messages", "target", m.name, "circuit", s.Circuit, "health", s.Health)
+	m.mu.Lock()
+	news := m.told != s.Circuit && (m.told != "" || s.Circuit != traffic.Closed)
+	m.told = s.Circuit
+	m.mu.Unlock()
+	if news {
+		p.log.Warn("a target's messages fare differently", "target", m.name, "circuit", s.Circuit)
+	}
 }
 
 // tend lets time pass for the breakers, until ctx ends.
@@ -168,7 +181,10 @@ func (p *Publisher) tend(ctx context.Context) {
 			}
 			changed := false
 			for _, m := range d.members {
-				changed = m.tick(now) || changed
+				if m.tick(now) {
+					changed = true
+					p.tell(m)
+				}
 			}
 			if changed {
 				p.adapt()
