@@ -105,6 +105,7 @@ type route struct {
 	key     string
 	timeout time.Duration
 	retries int
+	free    bool // repetitions cost nothing of the budget
 }
 
 func (r route) target() traffic.Target { return r.d.picker.Targets()[r.i] }
@@ -255,6 +256,9 @@ func (s Sender) PublishJS(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck
 		}
 		msg.Header.Set(jetstream.MsgIDHeader, nuid.Next())
 	}
+	// What is stored once makes no work twice, and while a stream has no leader
+	// every message must be repeated: a budget is for what targets do again.
+	r.free = s.lane == ""
 	var ack *jetstream.PubAck
 	err = s.attempts(ctx, &r, func(ctx context.Context, r route) error {
 		s.address(r, msg)
@@ -310,7 +314,7 @@ func (s Sender) attempts(ctx context.Context, r *route, do func(context.Context,
 		if err == nil || n >= r.retries || ctx.Err() != nil || !repeat(err) {
 			return err
 		}
-		if !r.d.budget.Retry() {
+		if !r.free && !r.d.budget.Retry() {
 			s.p.denied.Add(1)
 			return err
 		}
