@@ -319,7 +319,9 @@ func (s Sender) attempts(ctx context.Context, r *route, do func(context.Context,
 			return err
 		}
 		other, moved := s.elsewhere(*r, err)
-		if !moved && !pause(ctx, firstRetryWait<<min(n, 4)) {
+		// Only the first move is made at once: when the second target fails too, it
+		// is what they have in common that needs time, as an election does.
+		if (!moved || n > 0) && !pause(ctx, firstRetryWait<<min(n, 4)) {
 			return err // err tells more than the context does
 		}
 		s.p.retried.Add(1)
