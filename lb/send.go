@@ -131,9 +131,10 @@ func (s Sender) route(msg *nats.Msg) (route, error) {
 	}
 	r.timeout, r.retries = lane.Timeout(), lane.Retries
 	if r.i = d.at(lane.Target); r.i < 0 { // also when it is drained
+		lane.Target = ""
 		r.i = s.p.pick(d, r.key)
 	}
-	if other := d.at(lane.Fallback); other >= 0 && d.health[r.i] < 1 && d.health[other] > d.health[r.i] {
+	if other := d.at(lane.Fallback); other >= 0 && lane.FallsBack(s.p.turn.Add(1), d.health[r.i], d.health[other]) {
 		r.i = other
 	}
 	return r, nil

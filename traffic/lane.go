@@ -16,7 +16,7 @@ type Lane struct {
 	// Target, when named, takes the messages of this lane instead of the one that
 	// the split would pick.
 	Target string `json:"target,omitempty"`
-	// Fallback, when named, takes them while their own target is unhealthy.
+	// Fallback, when named, takes them when their target fails (see FallsBack).
 	Fallback string `json:"fallback,omitempty"`
 }
 
@@ -33,29 +33,34 @@ func DefaultLanes() []Lane {
 	}
 }
 
-// DefaultLane is that of a message that names none.
-const DefaultLane = "medium"
-
-// Lane finds a lane by name; "" is DefaultLane, or the split's first one when it
-// has no lane of that name.
+// Lane finds a lane by name.
 func (s Split) Lane(name string) (Lane, bool) {
 	lanes := s.Lanes
 	if len(lanes) == 0 {
 		lanes = DefaultLanes()
 	}
-	want := name
-	if want == "" {
-		want = DefaultLane
-	}
 	for _, l := range lanes {
-		if l.Name == want {
+		if l.Name == name {
 			return l, true
 		}
 	}
-	if name == "" {
-		return lanes[0], true
-	}
 	return Lane{}, false
+}
+
+// FallsBack reports whether the n-th message of a publisher goes to the lane's
+// fallback, by the health (0..1) of its target and of the fallback. The messages
+// of a lane with a Target of its own leave it by the part that its health lacks,
+// so that one that comes back meets its messages little by little. Those that the
+// split's pick sends around unhealthy targets already leave only one that takes
+// nothing: then no tier has a healthy one.
+func (l Lane) FallsBack(n uint64, target, fallback float64) bool {
+	if target >= 1 || fallback <= target {
+		return false
+	}
+	if l.Target == "" {
+		return target <= 0
+	}
+	return unit(mix(n*golden)) >= target
 }
 
 // Retries bounds what retries may add to the load. The zero value of a field

@@ -222,17 +222,16 @@ func TestBudget(t *testing.T) {
 func TestLanes(t *testing.T) {
 	t.Parallel()
 	s := splitOf(60, 40)
-	for name, want := range map[string]string{"": "medium", "high": "high", "low": "low"} {
+	for name, want := range map[string]string{"medium": "medium", "high": "high", "low": "low"} {
 		if l, ok := s.Lane(name); !ok || l.Name != want {
 			t.Errorf("lane %q is %q, %v", name, l.Name, ok)
 		}
 	}
-	if _, ok := s.Lane("urgent"); ok {
-		t.Error("a lane that the split does not have was found")
-	}
 	s.Lanes = []Lane{{Name: "bulk", TimeoutMS: 10, Fallback: "t1"}}
-	if l, ok := s.Lane(""); !ok || l.Name != "bulk" {
-		t.Errorf("the lane of a message without one is %q, %v", l.Name, ok)
+	for name, want := range map[string]bool{"bulk": true, "high": false, "": false} {
+		if _, ok := s.Lane(name); ok != want {
+			t.Errorf("a split with lane bulk has lane %q: %v", name, ok)
+		}
 	}
 	if err := s.Validate(); err != nil {
 		t.Error(err)
@@ -357,5 +356,29 @@ func BenchmarkPickTwo(b *testing.B) {
 				sink = p.PickTwo(turn, in)
 			}
 		})
+	}
+}
+
+// A lane's messages leave a target of their own by what its health lacks, and one
+// that was picked only when it takes nothing.
+func TestLaneFallsBack(t *testing.T) {
+	own, picked := Lane{Target: "a", Fallback: "b"}, Lane{Fallback: "b"}
+	for _, c := range []struct {
+		lane             Lane
+		target, fallback float64
+		want             float64 // share that falls back
+	}{
+		{own, 1, 1, 0}, {own, 0.25, 1, 0.75}, {own, 0.5, 0.5, 0}, {own, 0, 0, 0}, {own, 0, 0.1, 1},
+		{picked, 0.1, 1, 0}, {picked, 0, 1, 1}, {picked, 0, 0, 0}, {picked, 1, 1, 0},
+	} {
+		back := 0.0
+		for n := range uint64(10_000) {
+			if c.lane.FallsBack(n, c.target, c.fallback) {
+				back += 1.0 / 10_000
+			}
+		}
+		if math.Abs(back-c.want) > 0.02 {
+			t.Errorf("%+v with health %v and %v: %.3f fall back, want %v", c.lane, c.target, c.fallback, back, c.want)
+		}
 	}
 }
