@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -89,5 +90,42 @@ func TestImportsFollowTheMap(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// mayDial names the files that may connect to NATS by themselves: the one of the
+// house, and those that stand for other people's programs.
+var mayDial = []string{"lb/connect.go", "internal/natstest/natstest.go", "demo/bed/raise.go"}
+
+// Every part of Ballast connects as lb.Connect does: it waits for servers, backs
+// off with jitter, and notices a silent one.
+func TestOneWayToConnect(t *testing.T) {
+	dials := regexp.MustCompile(`\bnats\.(Options\{|Connect\(|GetDefaultOptions\()`)
+	found := 0
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && path != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "node_modules" || d.Name() == "testdata") {
+			return filepath.SkipDir
+		}
+		if filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		code, err := os.ReadFile(path)
+		if err != nil || !dials.Match(code) {
+			return err
+		}
+		found++
+		if !slices.Contains(mayDial, filepath.ToSlash(path)) {
+			t.Errorf("%s connects to NATS by itself; use lb.Connect", path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found != len(mayDial) {
+		t.Errorf("%d files connect to NATS by themselves, %d are named", found, len(mayDial))
 	}
 }

@@ -32,8 +32,9 @@ func Backoff(n int, random func() float64) time.Duration {
 type ConnectOption func(*connectConfig)
 
 type connectConfig struct {
-	log  *slog.Logger
-	nats []nats.Option
+	log    *slog.Logger
+	events []func(Event)
+	nats   []nats.Option
 }
 
 func natsOption(o nats.Option) ConnectOption {
@@ -43,7 +44,8 @@ func natsOption(o nats.Option) ConnectOption {
 // WithName names the connection in the server's monitoring.
 func WithName(name string) ConnectOption { return natsOption(nats.Name(name)) }
 
-// WithLogger receives the events of the connection; without it they are lost.
+// WithLogger receives the events of the connection as lines; see WithEvents for a
+// program that wants to act on them.
 func WithLogger(log *slog.Logger) ConnectOption {
 	return func(c *connectConfig) { c.log = log }
 }
@@ -69,16 +71,34 @@ func WithTLSCertificate(cert, key string) ConnectOption {
 	return natsOption(nats.ClientCert(cert, key))
 }
 
+// WithPing sets how often the connection is probed by a round trip, 15 s if not
+// said, and how many of these may be unanswered, 2 if not said, until it is taken
+// for dead: a server that is gone without a word is noticed after every × (missed
+// + 1) at most. A program that wants to know at this moment asks
+// nats.Conn.FlushWithContext.
+func WithPing(every time.Duration, missed int) ConnectOption {
+	return func(c *connectConfig) {
+		c.nats = append(c.nats, nats.PingInterval(every), nats.MaxPingsOutstanding(missed))
+	}
+}
+
+// WithMaxReconnects gives each server up after n failed attempts in a row, and
+// closes the connection when none is left; without it nothing is ever given up.
+// It is for programs that are better started anew by who watches over them.
+func WithMaxReconnects(n int) ConnectOption { return natsOption(nats.MaxReconnects(max(n, 0))) }
+
 // WithNATSOptions passes options of the NATS client through, after our own: the
-// last one wins.
+// last one wins. A handler of events that is passed here replaces our own, which
+// then neither logs nor tells WithEvents.
 func WithNATSOptions(opts ...nats.Option) ConnectOption {
 	return func(c *connectConfig) { c.nats = append(c.nats, opts...) }
 }
 
 // Connect prepares a connection to one or several URLs, separated by commas. It
-// never gives up: a server that is unreachable now, or refuses the user now, is
-// tried again by Backoff for as long as the connection is not closed. An error
-// means that the configuration is wrong and that waiting cannot help.
+// never gives up, unless WithMaxReconnects says so: a server that is unreachable
+// now, or refuses the user now, is tried again by Backoff for as long as the
+// connection is not closed. An error means that the configuration is wrong and
+// that waiting cannot help.
 //
 // While there is no server, what is published is kept up to the client's
 // reconnect buffer (8 MB) and sent afterwards; requests wait for their context.
@@ -88,7 +108,13 @@ func Connect(urls string, opts ...ConnectOption) (*nats.Conn, error) {
 		o(&c)
 	}
 	c.log = discard(c.log)
-	nc, err := nats.Connect(urls, append(houseOptions(c.log), c.nats...)...)
+	happened := func(e Event) {
+		e.write(c.log)
+		for _, f := range c.events {
+			f(e)
+		}
+	}
+	nc, err := nats.Connect(urls, append(houseOptions(happened), c.nats...)...)
 	if err != nil {
 		// The URLs may hold a password, so they are not repeated here.
 		return nil, fmt.Errorf("prepare the connection to NATS: %w", err)
@@ -96,8 +122,8 @@ func Connect(urls string, opts ...ConnectOption) (*nats.Conn, error) {
 	return nc, nil
 }
 
-func houseOptions(log *slog.Logger) []nats.Option {
-	return []nats.Option{
+func houseOptions(happened func(Event)) []nats.Option {
+	return append(eventOptions(happened),
 		nats.RetryOnFailedConnect(true),
 		nats.MaxReconnects(-1),
 		nats.CustomReconnectDelay(func(attempts int) time.Duration { return Backoff(attempts, rand.Float64) }),
@@ -105,29 +131,5 @@ func houseOptions(log *slog.Logger) []nats.Option {
 		nats.IgnoreAuthErrorAbort(),
 		nats.PingInterval(pingEvery),
 		nats.MaxPingsOutstanding(pingsMissed),
-		nats.ConnectHandler(func(nc *nats.Conn) {
-			log.Info("connected to NATS", "url", nc.ConnectedUrlRedacted(), "server", nc.ConnectedServerName())
-		}),
-		nats.ReconnectHandler(func(nc *nats.Conn) {
-			log.Info("connected to NATS again", "url", nc.ConnectedUrlRedacted(), "server", nc.ConnectedServerName())
-		}),
-		nats.ReconnectErrHandler(func(nc *nats.Conn, err error) {
-			log.Warn("NATS is not reachable, trying again", "err", err)
-		}),
-		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
-			if err != nil { // nil: closed on purpose
-				log.Warn("the connection to NATS broke", "err", err)
-			}
-		}),
-		nats.LameDuckModeHandler(func(nc *nats.Conn) {
-			log.Warn("the NATS server is about to stop", "server", nc.ConnectedServerName())
-		}),
-		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
-			subject := ""
-			if sub != nil {
-				subject = sub.Subject
-			}
-			log.Error("NATS reported an error", "subject", subject, "err", err)
-		}),
-	}
+	)
 }
