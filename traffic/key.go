@@ -155,6 +155,9 @@ type Moved struct {
 	// Lost and Gained are shares of all keys that leave and reach each target, by
 	// name.
 	Lost, Gained map[string]float64
+	// Ways are shares of all keys by the names of the target that they leave and of
+	// the one that they reach.
+	Ways map[[2]string]float64
 }
 
 // sampled keys make a preview: the error of a share is below half a point.
@@ -171,7 +174,7 @@ func MovedKeys(before, after Split) (Moved, error) {
 	if err != nil {
 		return Moved{}, err
 	}
-	m := Moved{Lost: map[string]float64{}, Gained: map[string]float64{}}
+	m := Moved{Lost: map[string]float64{}, Gained: map[string]float64{}, Ways: map[[2]string]float64{}}
 	for n := range uint64(sampled) {
 		k := mix(n * golden)
 		from, to := old.targets[old.pickHash(k, nil)].Name, next.targets[next.pickHash(k, nil)].Name
@@ -179,6 +182,7 @@ func MovedKeys(before, after Split) (Moved, error) {
 			m.Keys += 1.0 / sampled
 			m.Lost[from] += 1.0 / sampled
 			m.Gained[to] += 1.0 / sampled
+			m.Ways[[2]string{from, to}] += 1.0 / sampled
 		}
 	}
 	share := map[string]float64{}

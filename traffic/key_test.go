@@ -41,15 +41,21 @@ func TestAnAddedTargetMovesFewKeys(t *testing.T) {
 			if m.Keys > 1.15*m.Least+0.005 {
 				t.Errorf("%s, %s: %.2f %% of the keys move, want at most 1.15 × %.2f", h, name, 100*m.Keys, 100*m.Least)
 			}
-			gained, lost := 0.0, 0.0
+			gained, lost, ways := 0.0, 0.0, 0.0
+			for way, v := range m.Ways {
+				ways += v
+				if way[0] == way[1] || v > m.Lost[way[0]] || v > m.Gained[way[1]] {
+					t.Errorf("%s: %v of the keys go %v of %v lost and %v gained", h, v, way, m.Lost[way[0]], m.Gained[way[1]])
+				}
+			}
 			for _, v := range m.Gained {
 				gained += v
 			}
 			for _, v := range m.Lost {
 				lost += v
 			}
-			if math.Abs(gained-m.Keys) > 1e-9 || math.Abs(lost-m.Keys) > 1e-9 {
-				t.Errorf("%s: gained %v and lost %v of %v", h, gained, lost, m.Keys)
+			if math.Abs(gained-m.Keys) > 1e-9 || math.Abs(lost-m.Keys) > 1e-9 || math.Abs(ways-m.Keys) > 1e-9 {
+				t.Errorf("%s: gained %v, lost %v and on their ways %v of %v", h, gained, lost, ways, m.Keys)
 			}
 		}
 	}

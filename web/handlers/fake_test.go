@@ -300,6 +300,13 @@ func (w *world) journal() {
 	add(20*time.Second, traffic.EntryProposal, "tuner", w.proposals[0].Title+".", nil)
 }
 
+// record adds an entry to the journal, as the newest.
+func (w *world) record(kind traffic.EntryKind, change string, data any) {
+	e := traffic.Entry{Seq: w.entries[0].Seq + 1, At: w.now(), Kind: kind, Actor: "ada", Change: change, Text: "Something was done."}
+	e.Data, _ = json.Marshal(data)
+	w.entries = slices.Insert(w.entries, 0, e)
+}
+
 // shift moves the fixture's times to now, for looking at it in a browser.
 func (w *world) shift(now time.Time) {
 	d := now.Sub(epoch)

@@ -173,7 +173,7 @@ func (s *Server) showEntry(c echo.Context) error {
 		// Older programs recorded other things: what is not a change has no diff.
 		var ch traffic.Change
 		if e.Change != "" && json.Unmarshal(e.Data, &ch) == nil && len(ch.After.Targets) > 0 {
-			v.Diff, v.Effect = diffLines(ch.Before, ch.After), effectItems(ch.Effect)
+			v.Diff, v.Keys, v.Effect = diffLines(ch.Before, ch.After), keyMoves(ch.Before, ch.After), effectItems(ch.Effect)
 		}
 	}
 	if e.Change != "" {

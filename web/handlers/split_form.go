@@ -286,6 +286,9 @@ func (s *Server) reviewView(p traffic.Plan, e traffic.Edit, form url.Values) tem
 	if e.Guard {
 		v.GuardText = "The effect is watched; if it is bad, the change is rolled back by itself."
 	}
+	if p.Before.Number > 0 {
+		v.Keys = keyMoves(p.Before.Split, p.After.Split)
+	}
 	if len(p.Diff) == 0 && !slices.ContainsFunc(v.Diff, func(l templates.DiffLine) bool { return l.Op != " " }) {
 		v.NoChange, v.Lead = true, "Nothing would change: this is what is in force."
 	}

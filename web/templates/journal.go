@@ -35,6 +35,7 @@ type JournalEntry struct {
 type JournalDetail struct {
 	Entry     JournalEntry
 	Diff      []DiffLine
+	Keys      *KeyMoves // that the change moved; nil for a split that does not pick by key
 	Effect    []EffectItem
 	Data      string
 	Prev      string

@@ -178,6 +178,8 @@ type Review struct {
 	Command string
 	Guard   bool
 
+	Keys *KeyMoves // nil for a split that does not pick by key
+
 	// Of a split that the servers carry out themselves.
 	Servers, ServersCommands string
 
@@ -188,6 +190,18 @@ type Review struct {
 	Back      string
 	NoChange  bool
 }
+
+// KeyMoves is what a change does to the keys of a split that picks by key.
+type KeyMoves struct {
+	Text          string // one sentence or two
+	Share, Least  string // that move, and that the weights alone ask for
+	Source, Bound string // what the shares do not say; "" for nothing
+	Ways          []KeyWay
+	Rest          string // of the ways that are not listed
+}
+
+// KeyWay is the share of all keys that goes from one target to another.
+type KeyWay struct{ From, To, Share string }
 
 // Conflict shows both versions of a split that moved while somebody edited it.
 type Conflict struct {
