@@ -33,6 +33,7 @@ type WorkerConfig struct {
 	Split, Target    string // whose reports it sends
 	Stream, Consumer string // a pull consumer with explicit acknowledgement, that exists or will
 	Handler          Handler
+	Group            PriorityGroup // of a consumer with priority groups
 
 	// Concurrency is the number of handlers that run at the same time; 0 is 1.
 	Concurrency int
@@ -52,9 +53,10 @@ type WorkerConfig struct {
 
 	NakDelay time.Duration // 0 is 1 s
 	Drain    time.Duration // 0 is 30 s
-	// PullWait is how long one request for messages stands, 0 is 1 s. An idle
-	// worker asks once in that time, and one that stops waits for it to end: what
-	// the server has sent until then is worked off and not left to be redelivered.
+	// PullWait is how long one request for messages stands, 0 is 1 s, and less where
+	// the consumer demands it. An idle worker asks once in that time, and one that
+	// stops waits for it to end: what the server has sent until then is worked off
+	// and not left to be redelivered.
 	PullWait time.Duration
 
 	ReportEvery time.Duration // 0 is 5 s, negative sends none
@@ -98,6 +100,9 @@ func NewWorker(nc *nats.Conn, cfg WorkerConfig) (*Worker, error) {
 	refuse(cfg.Concurrency < 0 || cfg.Prefetch < 0, "concurrency and prefetch are not negative")
 	refuse(cfg.NakDelay < 0 || cfg.Drain < 0 || cfg.PullWait < 0, "delays and waits are not negative")
 	refuse(cfg.ID != "" && !reportpb.ValidWorker(cfg.ID), "the id is not 1 to 64 printable ASCII characters")
+	if err := cfg.Group.check(); err != nil {
+		wrong = append(wrong, err)
+	}
 	if wrong != nil {
 		return nil, fmt.Errorf("worker of target %q: %w", cfg.Target, errors.Join(wrong...))
 	}
@@ -234,11 +239,13 @@ func (w *Worker) pull(ctx context.Context, work chan<- received, free chan struc
 	return nil
 }
 
-// source is a consumer as it was looked up, and how much one request may ask of
-// it.
+// source is a consumer as it was looked up, how much one request may ask of it,
+// and how.
 type source struct {
 	consumer jetstream.Consumer // nil before the look-up
 	most     int
+	request  []jetstream.FetchOpt
+	note     string // what was last said of its settings
 }
 
 // consume pulls from the consumer until an error or the end of ctx, whichever it
@@ -257,9 +264,12 @@ func (w *Worker) consume(ctx context.Context, src *source, work chan<- received,
 		if n == 0 {
 			return ok, ctx.Err()
 		}
-		got, err := w.fetch(src.consumer, n, work)
+		got, err := w.fetch(src, n, work)
 		for range n - got {
 			free <- struct{}{}
+		}
+		if errors.Is(err, jetstream.ErrPinIDMismatch) {
+			err = nil // another worker was pinned meanwhile; this one waits for its turn
 		}
 		ok = ok || err == nil || got > 0
 		if err != nil {
@@ -284,16 +294,25 @@ func (w *Worker) lookUp(ctx context.Context, src *source, slots int) error {
 	if err != nil {
 		return fmt.Errorf("look up consumer %s of stream %s: %w", w.cfg.Consumer, w.cfg.Stream, err)
 	}
-	src.consumer, src.most = consumer, slots
 	cfg := consumer.CachedInfo().Config
+	if err := w.cfg.Group.refused(cfg); err != nil {
+		return fmt.Errorf("work on consumer %s of stream %s: %w", w.cfg.Consumer, w.cfg.Stream, err)
+	}
+	note := w.cfg.Group.passedOver(cfg)
+	if note != "" && note != src.note {
+		w.log.WarnContext(ctx, "the consumer passes over settings of the worker", "reason", note)
+	}
+	src.note = note
+	src.consumer, src.most = consumer, slots
+	src.request = w.cfg.Group.request(patience(cfg, w.cfg.PullWait))
 	if limit := cfg.MaxRequestBatch; limit > 0 {
 		src.most = min(slots, limit)
 	}
-	patience := cfg.AckWait
+	ackWait := cfg.AckWait
 	if len(cfg.BackOff) > 0 { // then the server takes its steps instead
-		patience = slices.Min(cfg.BackOff)
+		ackWait = slices.Min(cfg.BackOff)
 	}
-	w.ackWait.Store(int64(patience))
+	w.ackWait.Store(int64(ackWait))
 	return nil
 }
 
@@ -328,8 +347,8 @@ func take(ctx context.Context, free <-chan struct{}, most int) int {
 // fetch asks for n messages and hands over what comes within PullWait. It does
 // not heed the end of Run's context: the server may send until the request has
 // run out, and what it sends must not be lost on the way.
-func (w *Worker) fetch(consumer jetstream.Consumer, n int, work chan<- received) (got int, err error) {
-	batch, err := consumer.Fetch(n, jetstream.FetchMaxWait(w.cfg.PullWait))
+func (w *Worker) fetch(src *source, n int, work chan<- received) (got int, err error) {
+	batch, err := src.consumer.Fetch(n, src.request...)
 	if err != nil {
 		return 0, fmt.Errorf("ask for messages of consumer %s: %w", w.cfg.Consumer, err)
 	}
