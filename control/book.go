@@ -24,6 +24,9 @@ type book struct {
 
 	measurements map[string]traffic.Measurement
 	measured     []string // ids of measurements, oldest first
+
+	settings map[string]traffic.ConsumerChange
+	tuned    []string // ids of consumers' changes, oldest first
 }
 
 // silence is what an operator does not want to hear for a while.
@@ -40,6 +43,7 @@ func newBook() *book {
 		numbers:   map[string]uint64{},
 
 		measurements: map[string]traffic.Measurement{},
+		settings:     map[string]traffic.ConsumerChange{},
 	}
 }
 
@@ -63,6 +67,9 @@ func (c *Control) replay(ctx context.Context) error {
 			b.offer(p)
 		case traffic.EntryMeasureOn, traffic.EntryMeasureOff:
 			return b.measureEntry(e)
+		case traffic.EntryConsumerIntent, traffic.EntryConsumerWritten, traffic.EntryConsumerUnknown, traffic.EntryConsumerRejected,
+			traffic.EntryConsumerVerified, traffic.EntryConsumerRolledBack, traffic.EntryConsumerReplaced:
+			return b.setEntry(e)
 		}
 		return nil
 	})

@@ -33,6 +33,10 @@ type consumerState struct {
 	raw     json.RawMessage
 	config  map[string]json.RawMessage
 	settled int64 // deliveries that are over; only its growth means something
+
+	waiting, inFlight int    // pulls, and messages that are not acknowledged
+	backlog           uint64 // messages that were not delivered yet
+	pinned            map[string]string
 }
 
 // text returns a field that holds a string, "" when it is not there.
@@ -142,14 +146,31 @@ type consumerAnswer struct {
 	Delivered struct {
 		Consumer uint64 `json:"consumer_seq"`
 	} `json:"delivered"`
-	AckPending int `json:"num_ack_pending"`
+	AckPending int    `json:"num_ack_pending"`
+	Waiting    int    `json:"num_waiting"`
+	Pending    uint64 `json:"num_pending"`
 	Cluster    *struct {
 		Leader string `json:"leader"`
 	} `json:"cluster"`
+	Groups []struct {
+		Group  string `json:"group"`
+		Client string `json:"pinned_client_id"`
+	} `json:"priority_groups"`
 }
 
 func (a consumerAnswer) state() (consumerState, error) {
-	s := consumerState{born: a.Created, raw: a.Config, settled: int64(a.Delivered.Consumer) - int64(a.AckPending)}
+	s := consumerState{
+		born: a.Created, raw: a.Config, settled: int64(a.Delivered.Consumer) - int64(a.AckPending),
+		waiting: a.Waiting, inFlight: a.AckPending, backlog: a.Pending,
+	}
+	for _, g := range a.Groups {
+		if g.Client != "" {
+			if s.pinned == nil {
+				s.pinned = map[string]string{}
+			}
+			s.pinned[g.Group] = g.Client
+		}
+	}
 	if err := json.Unmarshal(a.Config, &s.config); err != nil {
 		return s, fmt.Errorf("parse the configuration: %w", err)
 	}

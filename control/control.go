@@ -1,8 +1,9 @@
 // Package control owns the life of a change: dry run, journal, compare-and-swap,
 // read-back, bake, verified or rolled back. It is the only package that writes
-// to NATS, and it writes nothing but the KV bucket BALLAST and, for a limited
-// time, the sample_freq of a consumer that an operator wants measured. It never
-// measures itself, never decides weights and never keeps a change that the
+// to NATS, and it writes nothing but the KV bucket BALLAST, what its drivers give
+// to the servers, the settings of a consumer that an operator asks for and, for a
+// limited time, the sample_freq of one that shall be measured. It never measures
+// itself, never decides weights and never keeps a change that the
 // ledger did not take.
 package control
 
@@ -109,7 +110,7 @@ type Control struct {
 	tuned     map[string]progress
 	recorded  map[string]recording // by split: its last suggestion in the journal
 	interval  time.Duration        // of the collector, as the observations say
-	attempts  map[string]attempt   // by measurement that could not be put back yet
+	attempts  map[string]attempt   // by measurement that could not be put back yet, or consumer's change: when it is looked at next
 	driven    map[string]driven    // by split
 }
 
@@ -189,6 +190,7 @@ func (c *Control) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return c.every(ctx, c.care) })
 	g.Go(func() error { return c.every(ctx, c.tend) })
+	g.Go(func() error { return c.every(ctx, c.tendConsumers) })
 	if len(c.cfg.Drivers) > 0 {
 		g.Go(func() error { return c.every(ctx, c.drive) })
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -92,16 +91,8 @@ func (c *Control) Measure(ctx context.Context, k fleet.ConsumerKey, percent int,
 	if err := checkMeasure(k, percent, d, actor, reason); err != nil {
 		return traffic.Measurement{}, err
 	}
-	if k.Account != "" {
-		mine, err := c.myAccount(ctx)
-		if err != nil {
-			return traffic.Measurement{}, err
-		}
-		if !slices.Contains(mine, k.Account) {
-			return traffic.Measurement{}, &fleet.Error{Kind: fleet.Forbidden,
-				Msg:  fmt.Sprintf("The consumer is of account %s; this console has credentials for account %s.", printable([]byte(k.Account)), printable([]byte(mine[0]))),
-				Hint: "Start a console with credentials of that account."}
-		}
+	if err := c.ownAccount(ctx, k); err != nil {
+		return traffic.Measurement{}, err
 	}
 	release, err := c.claim(ctx, gateOf(k))
 	if err != nil {
@@ -109,6 +100,9 @@ func (c *Control) Measure(ctx context.Context, k fleet.ConsumerKey, percent int,
 	}
 	defer release()
 	if err := c.mayMeasure(k); err != nil {
+		return traffic.Measurement{}, err
+	}
+	if err := c.settled(k); err != nil {
 		return traffic.Measurement{}, err
 	}
 	s, rate, err := c.lookAt(ctx, k, percent == 0)
@@ -205,6 +199,9 @@ func (c *Control) StopMeasuring(ctx context.Context, id, actor string) (traffic.
 	defer release()
 	if m, _ = c.measurement(id); m.Phase == traffic.MeasureOver {
 		return m, &fleet.Error{Kind: fleet.Stale, Msg: "This measurement has ended already.", Hint: m.Outcome}
+	}
+	if _, open := c.unsettled(keyOf(m.Consumer)); open {
+		return m, unavailable("It is not known yet whether a change of this consumer was made.", "It is resolved as soon as the consumer's leader answers; then the measurement can be ended.", nil)
 	}
 	return c.putBack(context.WithoutCancel(ctx), m, actor)
 }
@@ -479,9 +476,14 @@ func (c *Control) tend(ctx context.Context) {
 		if wait || ctx.Err() != nil {
 			continue
 		}
-		release, ok := c.tryClaim(gateOf(keyOf(m.Consumer)))
+		k := keyOf(m.Consumer)
+		release, ok := c.tryClaim(gateOf(k))
 		if !ok {
 			continue // whoever has it takes it further
+		}
+		if _, open := c.unsettled(k); open {
+			release()
+			continue // a change of the consumer may still arrive, with sample_freq as it is
 		}
 		switch m, _ = c.measurement(m.ID); {
 		case m.Phase == traffic.MeasureOver:
@@ -507,7 +509,8 @@ func (c *Control) windUp(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		if m, _ = c.measurement(m.ID); m.Phase != traffic.MeasureOver && c.cfg.Conn.IsConnected() {
+		_, open := c.unsettled(keyOf(m.Consumer)) // then it is put back after the next start
+		if m, _ = c.measurement(m.ID); m.Phase != traffic.MeasureOver && c.cfg.Conn.IsConnected() && !open {
 			_, _ = c.putBack(ctx, m, measureName)
 		}
 		release()

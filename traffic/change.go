@@ -269,6 +269,15 @@ const (
 
 	EntryMeasureOn  EntryKind = "measure.on"  // before sample_freq is raised: no entry, no change
 	EntryMeasureOff EntryKind = "measure.off" // it is put back, or was not raised
+
+	EntryConsumerIntent     EntryKind = "consumer.intent" // before the request: no entry, no change
+	EntryConsumerWritten    EntryKind = "consumer.written"
+	EntryConsumerUnknown    EntryKind = "consumer.unknown"
+	EntryConsumerRejected   EntryKind = "consumer.rejected"
+	EntryConsumerVerified   EntryKind = "consumer.verified"
+	EntryConsumerRolledBack EntryKind = "consumer.rolledback"
+	EntryConsumerReplaced   EntryKind = "consumer.replaced" // somebody else changed the same settings, or the consumer is gone
+	EntryConsumerUnpinned   EntryKind = "consumer.unpinned" // before the request, and what came of it
 )
 
 // Entry is one record of the journal: append-only, each carries the hash of the
