@@ -74,15 +74,17 @@ type division struct {
 	fallback bool
 	whole    *traffic.Picker // all healthy
 	picker   *traffic.Picker
-	members  []*member // by index of the picker's targets
-	health   []float64
-	loads    traffic.Loads
-	subjects map[string]*member // of this revision and of those before it
-	budget   *traffic.Budget
-	keyed    traffic.Keyed
-	byKey    bool
-	choose   bool // between two
-	rev10    string
+	// What follows up to loads is by index of the picker's targets.
+	members   []*member
+	subjects  []string
+	health    []float64
+	loads     traffic.Loads
+	bySubject map[string]*member // of this revision and of those before it
+	budget    *traffic.Budget
+	keyed     traffic.Keyed
+	byKey     bool
+	choose    bool // between two
+	rev10     string
 }
 
 // install brings a revision into force.
@@ -94,7 +96,7 @@ func (p *Publisher) install(rev traffic.Revision, fallback bool) error {
 	d := &division{
 		rev: rev, fallback: fallback, whole: picker, picker: picker,
 		byKey: rev.Split.Pick == traffic.ByKey, choose: rev.Split.Local == traffic.TwoChoices,
-		budget: traffic.NewBudget(rev.Split.Retry), subjects: map[string]*member{},
+		budget: traffic.NewBudget(rev.Split.Retry), bySubject: map[string]*member{},
 		rev10: strconv.FormatUint(rev.Number, 10),
 	}
 	if rev.Split.Key != nil {
@@ -103,7 +105,7 @@ func (p *Publisher) install(rev traffic.Revision, fallback bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if old := p.now.Load(); old != nil {
-		maps.Copy(d.subjects, old.subjects)
+		maps.Copy(d.bySubject, old.bySubject)
 	}
 	for _, t := range picker.Targets() {
 		m, ok := p.members[t.Name]
@@ -116,7 +118,8 @@ func (p *Publisher) install(rev traffic.Revision, fallback bool) error {
 		}
 		d.members = append(d.members, m)
 		d.loads = append(d.loads, &m.inFlight)
-		d.subjects[t.Subject] = m
+		d.subjects = append(d.subjects, t.Subject)
+		d.bySubject[t.Subject] = m
 	}
 	p.lastBad = ""
 	p.now.Store(d.adapted())

@@ -10,8 +10,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
-
-	"ballast/traffic"
 )
 
 // attempts and waits of a message that names no lane. An attempt that nobody
@@ -98,71 +96,90 @@ func (p *Publisher) Flush(ctx context.Context) error {
 	}
 }
 
-// route is where one message goes, and how long it may take.
+// place is where one message goes: a target of the revision that it was picked by.
+type place struct {
+	d *division
+	i int
+}
+
+func (t place) member() *member { return t.d.members[t.i] }
+func (t place) subject() string { return t.d.subjects[t.i] }
+
+// find picks the target of a message, and tells its key.
+func (s Sender) find(msg *nats.Msg) (to place, key string, err error) {
+	d := s.p.now.Load()
+	if d == nil {
+		return place{}, "", fmt.Errorf("publish to split %s: %w", s.p.name, ErrNoSplit)
+	}
+	key = s.key
+	if msg != nil {
+		key = d.keyOf(msg, key) // before the subject is written over
+	}
+	to = place{d, -1}
+	if s.lane == "" {
+		to.i = s.p.pick(d, key)
+		return to, key, nil
+	}
+	lane, ok := d.rev.Split.Lane(s.lane)
+	if !ok {
+		return place{}, "", fmt.Errorf("publish to split %s: lane %q: %w", s.p.name, s.lane, ErrNoLane)
+	}
+	if to.i = d.at(lane.Target); to.i < 0 { // also when it is drained
+		lane.Target = ""
+		to.i = s.p.pick(d, key)
+	}
+	if other := d.at(lane.Fallback); other >= 0 && lane.FallsBack(s.p.turn.Add(1), d.health[to.i], d.health[other]) {
+		to.i = other
+	}
+	return to, key, nil
+}
+
+// route is where a message goes whose answer is waited for, and how long and how
+// often.
 type route struct {
-	d       *division
-	i       int // of its target
+	place
 	key     string
-	timeout time.Duration
+	timeout time.Duration // of an attempt; 0 leaves it to the caller's context
 	retries int
 	free    bool // repetitions cost nothing of the budget
 }
 
-func (r route) target() traffic.Target { return r.d.picker.Targets()[r.i] }
-func (r route) member() *member        { return r.d.members[r.i] }
-
-// route picks the target of a message.
 func (s Sender) route(msg *nats.Msg) (route, error) {
-	d := s.p.now.Load()
-	if d == nil {
-		return route{}, fmt.Errorf("publish to split %s: %w", s.p.name, ErrNoSplit)
+	to, key, err := s.find(msg)
+	if err != nil {
+		return route{}, err
 	}
-	r := route{d: d, key: s.key, timeout: attemptTimeout, retries: s.p.attempts - 1}
-	if msg != nil {
-		r.key = d.keyOf(msg, s.key) // before the subject is written over
-	}
-	if s.lane == "" {
-		r.i = s.p.pick(d, r.key)
-		return r, nil
-	}
-	lane, ok := d.rev.Split.Lane(s.lane)
-	if !ok {
-		return route{}, fmt.Errorf("publish to split %s: lane %q: %w", s.p.name, s.lane, ErrNoLane)
-	}
-	r.timeout, r.retries = lane.Timeout(), lane.Retries
-	if r.i = d.at(lane.Target); r.i < 0 { // also when it is drained
-		lane.Target = ""
-		r.i = s.p.pick(d, r.key)
-	}
-	if other := d.at(lane.Fallback); other >= 0 && lane.FallsBack(s.p.turn.Add(1), d.health[r.i], d.health[other]) {
-		r.i = other
+	r := route{place: to, key: key, timeout: attemptTimeout, retries: s.p.attempts - 1}
+	if s.lane != "" {
+		lane, _ := to.d.rev.Split.Lane(s.lane) // find has found it
+		r.timeout, r.retries = lane.Timeout(), lane.Retries
 	}
 	return r, nil
 }
 
 // address writes the target into the message.
-func (s Sender) address(r route, msg *nats.Msg) {
-	msg.Subject = r.target().Subject
+func (s Sender) address(to place, msg *nats.Msg) {
+	msg.Subject = to.subject()
 	if s.p.marks {
 		if msg.Header == nil {
 			msg.Header = nats.Header{}
 		}
 		msg.Header.Set(SplitHeader, s.p.name)
-		msg.Header.Set(RevisionHeader, r.d.rev10)
+		msg.Header.Set(RevisionHeader, to.d.rev10)
 	}
 }
 
 // count books what the caller is told and passes the error on.
-func (s Sender) count(r route, err error) error {
+func (s Sender) count(to place, err error) error {
 	if err == nil {
-		r.member().sent.Add(1)
+		to.member().sent.Add(1)
 		return nil
 	}
 	s.p.failed.Add(1)
-	if r.d == nil {
+	if to.d == nil {
 		return err
 	}
-	return fmt.Errorf("publish to target %s of split %s: %w", r.target().Name, s.p.name, err)
+	return fmt.Errorf("publish to target %s of split %s: %w", to.member().name, s.p.name, err)
 }
 
 // Publish is Publisher.Publish.
@@ -173,11 +190,11 @@ func (s Sender) Publish(ctx context.Context, data []byte) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	r, err := s.route(nil)
+	to, _, err := s.find(nil)
 	if err == nil {
-		err = s.p.nc.Publish(r.target().Subject, data)
+		err = s.p.nc.Publish(to.subject(), data)
 	}
-	return s.count(r, err)
+	return s.count(to, err)
 }
 
 // PublishMsg is Publisher.PublishMsg.
@@ -185,12 +202,12 @@ func (s Sender) PublishMsg(ctx context.Context, msg *nats.Msg) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	r, err := s.route(msg)
+	to, _, err := s.find(msg)
 	if err == nil {
-		s.address(r, msg)
+		s.address(to, msg)
 		err = s.p.nc.PublishMsg(msg)
 	}
-	return s.count(r, err)
+	return s.count(to, err)
 }
 
 // PublishAsync is Publisher.PublishAsync.
@@ -198,16 +215,16 @@ func (s Sender) PublishAsync(ctx context.Context, msg *nats.Msg) (jetstream.PubA
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r, err := s.route(msg)
+	to, _, err := s.find(msg)
 	var future jetstream.PubAckFuture
 	if err == nil {
-		s.address(r, msg)
-		r.member().inFlight.Add(1)
+		s.address(to, msg)
+		to.member().inFlight.Add(1)
 		if future, err = s.p.async.PublishMsgAsync(msg); err != nil {
-			r.member().inFlight.Add(-1)
+			to.member().inFlight.Add(-1)
 		}
 	}
-	return future, s.count(r, err)
+	return future, s.count(to, err)
 }
 
 // acked and unacked are told what became of a message of PublishAsync.
@@ -224,7 +241,7 @@ func (p *Publisher) answered(msg *nats.Msg, stream string, err error) {
 	if d == nil {
 		return
 	}
-	m := d.subjects[msg.Subject]
+	m := d.bySubject[msg.Subject]
 	if m == nil {
 		return
 	}
@@ -249,7 +266,7 @@ func (m *member) stored(stream string) {
 func (s Sender) PublishJS(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck, error) {
 	r, err := s.route(msg)
 	if err != nil {
-		return nil, s.count(r, err)
+		return nil, s.count(r.place, err)
 	}
 	if r.retries > 0 && msg.Header.Get(jetstream.MsgIDHeader) == "" {
 		if msg.Header == nil {
@@ -262,14 +279,14 @@ func (s Sender) PublishJS(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck
 	r.free = s.lane == ""
 	var ack *jetstream.PubAck
 	err = s.attempts(ctx, &r, func(ctx context.Context, r route) error {
-		s.address(r, msg)
+		s.address(r.place, msg)
 		var err error
 		if ack, err = s.p.js.PublishMsg(ctx, msg, once...); err == nil {
 			r.member().stored(ack.Stream)
 		}
 		return err
 	}, worthRepeating)
-	return ack, s.count(r, err)
+	return ack, s.count(r.place, err)
 }
 
 // once leaves retries to us: the client's own know neither back-off nor budget.
@@ -279,7 +296,7 @@ var once = []jetstream.PublishOpt{jetstream.WithRetryAttempts(0)}
 func (s Sender) Request(ctx context.Context, msg *nats.Msg) (*nats.Msg, error) {
 	r, err := s.route(msg)
 	if err != nil {
-		return nil, s.count(r, err)
+		return nil, s.count(r.place, err)
 	}
 	if s.lane == "" {
 		r.timeout = 0 // the caller's context alone
@@ -296,7 +313,7 @@ func (s Sender) Request(ctx context.Context, msg *nats.Msg) (*nats.Msg, error) {
 	if errors.Is(err, errService) {
 		err = nil // the caller reads in the answer what went wrong
 	}
-	return answer, s.count(r, err)
+	return answer, s.count(r.place, err)
 }
 
 // attempts calls do until it succeeds, an error is not worth repeating, or the
@@ -349,7 +366,7 @@ func (s Sender) elsewhere(r route, err error) (route, bool) {
 	sure := nobody(err)
 	for range 4 {
 		next := r
-		next.d, next.i = d, s.p.pick(d, r.key)
+		next.place = place{d, s.p.pick(d, r.key)}
 		if next.member() == r.member() {
 			continue
 		}
@@ -364,7 +381,7 @@ func (s Sender) elsewhere(r route, err error) (route, bool) {
 // ask sends one request, and one more when it is hedged.
 func (s Sender) ask(ctx context.Context, r route, msg *nats.Msg) (*nats.Msg, error) {
 	if s.p.hedge <= 0 {
-		s.address(r, msg)
+		s.address(r.place, msg)
 		return s.p.nc.RequestMsgWithContext(ctx, msg)
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -379,7 +396,7 @@ func (s Sender) ask(ctx context.Context, r route, msg *nats.Msg) (*nats.Msg, err
 		for k, v := range msg.Header {
 			own.Header[k] = v
 		}
-		s.address(r, own)
+		s.address(r.place, own)
 		go func() {
 			answer, err := s.p.nc.RequestMsgWithContext(ctx, own)
 			replies <- reply{answer, err}
