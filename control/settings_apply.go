@@ -187,7 +187,7 @@ func (c *Control) changeConsumer(ctx context.Context, e traffic.ConsumerEdit, d 
 		}
 		c.log.WarnContext(ctx, "a change of a consumer was not answered", "stream", k.Stream, "consumer", k.Consumer, "change", ch.ID, "err", err)
 	}
-	return c.seeConsumer(ctx, ch, now)
+	return c.seeConsumer(ctx, ch)
 }
 
 // sendConsumer sends the request. NATS has no compare-and-swap for consumers:
@@ -224,7 +224,7 @@ func proves(err error) bool {
 
 // seeConsumer asks the leader until it shows the change, for a short while; after
 // that the watch over changes goes on.
-func (c *Control) seeConsumer(ctx context.Context, ch traffic.ConsumerChange, before consumerState) (traffic.ConsumerChange, error) {
+func (c *Control) seeConsumer(ctx context.Context, ch traffic.ConsumerChange) (traffic.ConsumerChange, error) {
 	sctx, cancel := context.WithTimeout(ctx, c.settleTimeout)
 	defer cancel()
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
@@ -232,11 +232,6 @@ func (c *Control) seeConsumer(ctx context.Context, ch traffic.ConsumerChange, be
 		if done, over := c.judge(ctx, ch, s, err); over {
 			if done.Phase == traffic.Rejected {
 				return done, &fleet.Error{Kind: fleet.Stale, Msg: done.Outcome, Hint: "Look at the consumer's settings."}
-			}
-			if also := differs(before.put(fieldsOf(ch.After)), s.config); len(also) > 0 {
-				done.Outcome += fmt.Sprintf(" With it %s changed, too: somebody may have changed the consumer at the same moment. Its configuration from before stands in the journal.",
-					printable([]byte(strings.Join(also, ", "))))
-				c.noteConsumer(done)
 			}
 			return done, nil
 		}
@@ -264,7 +259,7 @@ func (c *Control) judge(ctx context.Context, ch traffic.ConsumerChange, s consum
 	}
 	other := s.lacks(fieldsOf(ch.After))
 	if len(other) == 0 {
-		return c.consumerInForce(ctx, ch), true
+		return c.consumerInForce(ctx, ch, s), true
 	}
 	// A request without an answer cannot be fenced off, as consumers have no
 	// compare-and-swap; "not there" is certain only when it is too late to come.
@@ -279,11 +274,17 @@ func (c *Control) judge(ctx context.Context, ch traffic.ConsumerChange, s consum
 }
 
 // consumerInForce records that the leader shows a change.
-func (c *Control) consumerInForce(ctx context.Context, ch traffic.ConsumerChange) traffic.ConsumerChange {
+func (c *Control) consumerInForce(ctx context.Context, ch traffic.ConsumerChange, s consumerState) traffic.ConsumerChange {
 	hold := ch.HoldEnds.Sub(ch.Created)
 	ch.Phase, ch.Written = traffic.Baking, c.now()
 	ch.HoldEnds = ch.Written.Add(hold)
 	ch.Outcome = fmt.Sprintf("In force; watched until %s.", ch.HoldEnds.UTC().Format(time.TimeOnly+" MST"))
+	var was consumerState
+	_ = json.Unmarshal(ch.Config, &was.config) // as the server told it
+	if also := differs(was.put(fieldsOf(ch.After)), s.config); len(also) > 0 {
+		ch.Outcome += fmt.Sprintf(" With it %s changed, too: somebody may have changed the consumer at the same moment. Its configuration from before stands in the journal.",
+			printable([]byte(strings.Join(also, ", "))))
+	}
 	c.noteConsumer(ch)
 	k := keyOf(ch.Consumer)
 	c.tell(ctx, c.aboutConsumer(traffic.EntryConsumerWritten, ch, ch.Actor, fmt.Sprintf("Consumer %s has %s.", named(k), afterWords(ch.Diff))))
