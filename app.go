@@ -119,13 +119,7 @@ func (a *app) drivers() map[traffic.Driver]control.Driver {
 	all := map[traffic.Driver]control.Driver{
 		traffic.DriverMappingConfig: control.NewFileDriver(control.FileConfig{
 			Conn: a.conn, System: a.sysConn, File: a.mappingFile, Now: time.Now,
-			Splits: func() []traffic.Split {
-				var out []traffic.Split
-				for _, r := range a.control.Splits() {
-					out = append(out, r.Split)
-				}
-				return out
-			},
+			Splits: func() ([]traffic.Split, error) { return a.control.Driven(traffic.DriverMappingConfig) },
 		}),
 	}
 	if a.operatorKey != "" {

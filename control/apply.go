@@ -562,24 +562,26 @@ func (c *Control) Delete(ctx context.Context, split string, base uint64, actor, 
 		return err
 	}
 	defer release()
-	if err := c.clear(split); err != nil {
+	return c.remove(ctx, traffic.Change{Split: split, Base: base, Actor: actor, Reason: reason})
+}
+
+// remove is Delete for who has claimed the split; ch says who deletes what and why.
+func (c *Control) remove(ctx context.Context, ch traffic.Change) error {
+	if err := c.clear(ch.Split); err != nil {
 		return err
 	}
-	before, err := c.read(ctx, split)
+	before, err := c.read(ctx, ch.Split)
 	if err != nil {
 		return err
 	}
-	if before.number() != base {
-		return stale(split, base, before)
+	if before.number() != ch.Base {
+		return stale(ch.Split, ch.Base, before)
 	}
-	number, err := c.nextNumber(ctx, split, before)
-	if err != nil {
+	if ch.Revision, err = c.nextNumber(ctx, ch.Split, before); err != nil {
 		return err
 	}
-	_, err = c.execute(ctx, traffic.Change{
-		ID: nuid.Next(), Split: split, Phase: traffic.Applying, Base: base, Revision: number,
-		Actor: actor, Reason: reason, Before: before.rev.Split, Created: c.now(),
-	}, before, nil)
+	ch.ID, ch.Phase, ch.Before, ch.Created = nuid.Next(), traffic.Applying, before.rev.Split, c.now()
+	_, err = c.execute(ctx, ch, before, nil)
 	return err
 }
 

@@ -153,6 +153,9 @@ func (c *Control) bake(ctx context.Context, ch traffic.Change) {
 }
 
 func (c *Control) verify(ctx context.Context, ch traffic.Change, outcome string) {
+	if ch.After.Driver.Maps() {
+		outcome += c.lagging(ch.Split)
+	}
 	ch.Phase, ch.Ended, ch.Outcome = traffic.Verified, c.now(), outcome
 	c.remember(ch)
 	c.tell(ctx, c.about(traffic.EntryVerified, ch, guardName, outcome))

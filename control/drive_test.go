@@ -20,7 +20,7 @@ import (
 func follows(tb testing.TB, c *Control, servers int) {
 	tb.Helper()
 	wait.For(tb, 60*time.Second, "the servers to follow", func() bool {
-		follow, of := c.followers("orders")
+		follow, of, _ := c.driving("orders").follow()
 		return follow == of && of == servers
 	})
 }
@@ -123,13 +123,7 @@ func TestMappedSplitThatServersRefuse(t *testing.T) {
 	var c *Control
 	c, _ = console(t, Config{Conn: conn, Drivers: map[traffic.Driver]Driver{traffic.DriverMappingConfig: NewFileDriver(FileConfig{
 		Conn: conn, System: cluster.Sys(t), File: file,
-		Splits: func() []traffic.Split {
-			var out []traffic.Split
-			for _, r := range c.Splits() {
-				out = append(out, r.Split)
-			}
-			return out
-		},
+		Splits: func() ([]traffic.Split, error) { return c.Driven(traffic.DriverMappingConfig) },
 	})}})
 	good := mapped(traffic.DriverMappingConfig, 70, 30)
 	mustApply(t, c, edit(0, good))

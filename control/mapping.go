@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -28,7 +26,7 @@ type Driver interface {
 	Text(ctx context.Context, s traffic.Split) (payload string, commands []string, err error)
 	// Push makes the servers follow the split. An error of kind fleet.Invalid or
 	// fleet.Forbidden means that nothing was changed and that trying again cannot
-	// help.
+	// help; errElsewhere, that somebody else has to carry it to the servers.
 	Push(ctx context.Context, s traffic.Split) error
 	// InForce reads back from every server what it does.
 	InForce(ctx context.Context, s traffic.Split) ([]traffic.InForce, error)
@@ -51,14 +49,27 @@ func destinations(s traffic.Split) []destination {
 	return out
 }
 
-// gatherFor is how long servers may take to answer a question to all of them.
-const gatherFor = 2 * time.Second
+// errElsewhere is the answer of a driver that writes nothing: the text is for the
+// operator's own configuration management, and only what comes of it is looked at.
+var errElsewhere = errors.New("the servers get the mapping from somebody else")
+
+// gatherFor is how long servers may take to answer a question to all of them, and
+// restFor how long the others may take after the first when nobody knows how many
+// there are.
+const (
+	gatherFor = 2 * time.Second
+	restFor   = time.Second
+)
 
 // servers reads back over the system account what each server does with the
 // split's subject.
 type servers struct {
 	sys *nats.Conn
 	now func() time.Time
+
+	// pushing is held from what a push reads to what it writes: two splits share
+	// one file, or one account's claims.
+	pushing sync.Mutex
 
 	conn  *nats.Conn // of the account whose messages are divided
 	mu    sync.Mutex // guards known
@@ -110,15 +121,47 @@ type serverReply struct {
 	} `json:"error"`
 }
 
-// gather asks all servers and collects what comes within gatherFor, or until as
-// many answered as are expected, if that is known (0 is not).
-func (s *servers) gather(ctx context.Context, subject string, payload []byte, expected int) ([]serverReply, error) {
+// parseReply reads the envelope of one answer.
+func parseReply(data []byte, subject string) (serverReply, error) {
+	var r serverReply
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, fmt.Errorf("parse the answer of a server to %s: %w", subject, err)
+	}
+	return r, nil
+}
+
+// active is how many servers there are, as the nearest one knows; 0 when it does
+// not say. One that was killed is counted for some seconds yet.
+func (s *servers) active(ctx context.Context) int {
+	ctx, cancel := context.WithTimeout(ctx, restFor/2)
+	defer cancel()
+	msg, err := s.sys.RequestWithContext(ctx, "$SYS.REQ.SERVER.PING.STATSZ", nil)
+	if err != nil {
+		return 0
+	}
+	var r struct {
+		Stats struct {
+			Active int `json:"active_servers"`
+		} `json:"statsz"`
+	}
+	if json.Unmarshal(msg.Data, &r) != nil {
+		return 0
+	}
+	return r.Stats.Active
+}
+
+// ask puts a question to all servers and collects their answers until all have
+// answered or the time is over.
+func (s *servers) ask(ctx context.Context, subject string, payload []byte) ([][]byte, error) {
 	if s.sys == nil {
 		return nil, &fleet.Error{Kind: fleet.Invalid, Msg: "The servers' own mappings need the system account.", Hint: "Give the console its credentials: --sys-creds, or --sys-user."}
 	}
 	if !s.sys.IsConnected() {
 		return nil, unavailable("The system account is not connected.", "Check the servers and the network.", s.sys.LastError())
 	}
+	ctx, cancel := context.WithTimeout(ctx, gatherFor)
+	defer cancel()
+	expected := s.active(ctx)
 	inbox := s.sys.NewRespInbox()
 	sub, err := s.sys.SubscribeSync(inbox)
 	if err != nil {
@@ -128,159 +171,40 @@ func (s *servers) gather(ctx context.Context, subject string, payload []byte, ex
 	if err := s.sys.PublishRequest(subject, inbox, payload); err != nil {
 		return nil, fmt.Errorf("ask the servers %s: %w", subject, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, gatherFor)
-	defer cancel()
-	var out []serverReply
+	var out [][]byte
 	for {
 		msg, err := sub.NextMsgWithContext(ctx)
 		switch {
+		case err == nil && len(msg.Data) == 0 && msg.Header.Get("Status") != "":
+			err = nats.ErrNoResponders
+			fallthrough
 		case err != nil && len(out) == 0:
 			return nil, unavailable("No server answers over the system account.", "Check that its user may ask "+subject+".", fmt.Errorf("ask the servers %s: %w", subject, err))
 		case err != nil:
 			return out, nil
 		}
-		var r serverReply
-		if err := json.Unmarshal(msg.Data, &r); err != nil {
-			return nil, fmt.Errorf("parse the answer of a server to %s: %w", subject, err)
-		}
-		if out = append(out, r); len(out) == expected {
+		if out = append(out, msg.Data); len(out) == expected {
 			return out, nil
 		}
-		if expected == 0 && len(out) == 1 { // the others are as near as the first one
-			quick, stop := context.WithTimeout(ctx, gatherFor/2)
+		if len(out) == 1 { // the others are as near as the first one
+			quick, stop := context.WithTimeout(ctx, restFor)
 			defer stop()
 			ctx = quick
 		}
 	}
 }
 
-// accountReply is what is read of a server's answer to ACCOUNTZ.
-type accountReply struct {
-	Account struct {
-		Name     string                   `json:"account_name"`
-		Mappings map[string][]destination `json:"mappings"`
-	} `json:"account_detail"`
-}
-
-// accountz asks every server about an account.
-func (s *servers) accountz(ctx context.Context) ([]serverReply, error) {
-	account, err := s.account(ctx)
+// gather is ask for answers in the servers' envelope.
+func (s *servers) gather(ctx context.Context, subject string, payload []byte) ([]serverReply, error) {
+	all, err := s.ask(ctx, subject, payload)
 	if err != nil {
 		return nil, err
 	}
-	ask, err := json.Marshal(map[string]string{"account": account})
-	if err != nil {
-		return nil, fmt.Errorf("encode the question for account %q: %w", account, err)
-	}
-	return s.gather(ctx, "$SYS.REQ.SERVER.PING.ACCOUNTZ", ask, 0)
-}
-
-// InForce implements Driver: it reads the mapping of a split from every server.
-func (s *servers) InForce(ctx context.Context, split traffic.Split) ([]traffic.InForce, error) {
-	replies, err := s.accountz(ctx)
-	if err != nil {
-		return nil, err
-	}
-	want := map[string]int{}
-	names := map[string]string{}
-	for _, t := range split.Targets {
-		names[t.Subject] = t.Name
-	}
-	for _, d := range destinations(split) {
-		want[names[d.Subject]] = d.Weight
-	}
-	var out []traffic.InForce
-	for _, r := range replies {
-		f := traffic.InForce{Server: r.Server.Name, ID: r.Server.ID, At: s.now(), Weights: map[string]int{}, Others: map[string]int{}}
-		var a accountReply
-		switch {
-		case r.Error != nil:
-			f.State, f.Text = traffic.ForceUnused, "The server has not loaded the account: nobody is connected to it there."
-		default:
-			if err := json.Unmarshal(r.Data, &a); err != nil {
-				return nil, fmt.Errorf("parse the account of server %q: %w", r.Server.Name, err)
-			}
-			judge(&f, a.Account.Mappings[split.Subject], r.Server.Cluster, names, want)
+	out := make([]serverReply, len(all))
+	for i, data := range all {
+		if out[i], err = parseReply(data, subject); err != nil {
+			return nil, err
 		}
-		out = append(out, f)
 	}
-	slices.SortFunc(out, func(a, b traffic.InForce) int { return strings.Compare(a.Server+a.ID, b.Server+b.ID) })
 	return out, nil
-}
-
-// judge compares the mapping that a server has with the one that is wanted.
-func judge(f *traffic.InForce, got []destination, cluster string, names map[string]string, want map[string]int) {
-	if len(got) == 0 {
-		f.State, f.Text = traffic.ForceNone, "The server maps nothing: messages stay on the split's own subject."
-		return
-	}
-	// Weights are told cumulated, in rising order, those of each cluster by
-	// themselves. A server whose cluster has some takes them and no others.
-	own := slices.ContainsFunc(got, func(d destination) bool { return d.Cluster != "" && d.Cluster == cluster })
-	last, sum := 0, 0
-	for _, d := range got {
-		if (d.Cluster != "") != own || own && d.Cluster != cluster {
-			continue
-		}
-		w := d.Weight - last
-		last = d.Weight
-		sum += w
-		if name := names[d.Subject]; name != "" {
-			f.Weights[name] += w
-		} else {
-			f.Others[d.Subject] += w
-		}
-	}
-	same := sum == 100 && len(f.Others) == 0 && len(f.Weights) == len(want)
-	for name, w := range want {
-		same = same && f.Weights[name] == w
-	}
-	switch {
-	case same:
-		f.State = traffic.ForceSame
-	case own:
-		f.State, f.Text = traffic.ForceOther, fmt.Sprintf("Its cluster %s has weights of its own.", cluster)
-	case sum < 100:
-		f.State, f.Text = traffic.ForceOther, fmt.Sprintf("The weights sum to %d: the rest stays on the split's own subject.", sum)
-	default:
-		f.State, f.Text = traffic.ForceOther, "The server has other weights."
-	}
-}
-
-// matches reports whether a literal subject is one that a pattern means.
-func matches(pattern, literal string) bool {
-	p, l := strings.Split(pattern, "."), strings.Split(literal, ".")
-	for i, t := range p {
-		switch {
-		case t == ">":
-			return len(l) > i
-		case i >= len(l) || t != "*" && t != l[i]:
-			return false
-		}
-	}
-	return len(p) == len(l)
-}
-
-// overlapping are the sources of other mappings that mean the split's subject
-// too. The server takes whichever it comes upon first, and that is chance at each
-// start, so such a split is refused.
-func overlapping(sources []string, subject string) []string {
-	var out []string
-	for _, s := range sources {
-		if s != subject && matches(s, subject) {
-			out = append(out, s)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
-func refuseOverlap(sources []string, s traffic.Split) error {
-	over := overlapping(sources, s.Subject)
-	if over == nil {
-		return nil
-	}
-	return invalid(fmt.Sprintf("The account already maps %s, which means %s too.", strings.Join(over, ", "), s.Subject),
-		"A server takes whichever mapping it comes upon first, by chance at each start. Take the wider mapping away, or divide another subject.",
-		map[string]string{"subject": "another mapping of the account overlaps: " + strings.Join(over, ", ")})
 }

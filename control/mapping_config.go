@@ -1,8 +1,8 @@
 package control
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,7 +23,7 @@ import (
 type fileDriver struct {
 	servers
 	file   string // "" when the servers are elsewhere: nothing is written, only looked at
-	splits func() []traffic.Split
+	splits func() ([]traffic.Split, error)
 }
 
 // FileConfig says what NewFileDriver needs.
@@ -35,8 +35,10 @@ type FileConfig struct {
 	// "" writes none: the text is then for the operator's own configuration
 	// management, and only whether it is in force is looked at.
 	File string
-	// Splits are all splits that the file holds, as they are in force.
-	Splits func() []traffic.Split
+	// Splits are all splits that the file holds, as they are in force; an error
+	// while they are not all known, since a file without some would stop their
+	// mappings.
+	Splits func() ([]traffic.Split, error)
 	Now    func() time.Time
 }
 
@@ -50,30 +52,65 @@ func NewFileDriver(cfg FileConfig) Driver {
 }
 
 // all are the splits of the file with s as it shall be, by subject.
-func (d *fileDriver) all(s traffic.Split) []traffic.Split {
-	var out []traffic.Split
-	for _, o := range d.splits() {
+func (d *fileDriver) all(s traffic.Split) ([]traffic.Split, error) {
+	others, err := d.splits()
+	if err != nil {
+		return nil, err
+	}
+	out := []traffic.Split{s}
+	for _, o := range others {
 		if o.Driver == traffic.DriverMappingConfig && o.Name != s.Name {
 			out = append(out, o)
 		}
 	}
-	out = append(out, s)
 	slices.SortFunc(out, func(a, b traffic.Split) int { return strings.Compare(a.Subject, b.Subject) })
-	return out
+	return out, nil
 }
 
-// render is the text of the file.
-func render(splits []traffic.Split) string {
+const (
+	fileHead = "# Written by Ballast. Include it in the mappings of the account:\n" +
+		"#   accounts { APP { mappings { include \"ballast.conf\" } } }\n" +
+		"# Changes by hand are lost, but a block of a split that is gone stays until it is taken out here.\n"
+	blockMark = ": [ # split "
+	blockEnd  = "]"
+)
+
+// render is the text of the file. kept are the blocks of splits that are there no
+// more: their publishers may still be there, so nothing is taken from them.
+func render(splits []traffic.Split, kept []string) string {
 	var b strings.Builder
-	b.WriteString("# Written by Ballast; changes by hand are lost. Include it in the mappings of the account.\n")
+	b.WriteString(fileHead)
 	for _, s := range splits {
-		fmt.Fprintf(&b, "%s: [ # split %s\n", confKey(s.Subject), s.Name)
+		b.WriteString(confKey(s.Subject) + blockMark + s.Name + "\n")
 		for _, x := range destinations(s) {
 			fmt.Fprintf(&b, "  { destination: %s, weight: %d }\n", confQuote(x.Subject), x.Weight)
 		}
-		b.WriteString("]\n")
+		b.WriteString(blockEnd + "\n")
+	}
+	for _, k := range kept {
+		b.WriteString(k)
 	}
 	return b.String()
+}
+
+// leftover are the blocks of a file of render whose subjects no split has.
+func leftover(file string, splits []traffic.Split) []string {
+	var out []string
+	block, inside := "", false
+	for line := range strings.Lines(file) {
+		if key, _, ok := strings.Cut(line, blockMark); ok && !inside {
+			inside = !slices.ContainsFunc(splits, func(s traffic.Split) bool { return confKey(s.Subject) == key })
+		}
+		if !inside {
+			continue
+		}
+		block += line
+		if strings.TrimSpace(line) == blockEnd {
+			out = append(out, block)
+			block, inside = "", false
+		}
+	}
+	return out
 }
 
 // confKey makes the name of a member of nats-server's configuration language. It
@@ -91,37 +128,34 @@ func confQuote(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\t", `\t`, "\n", `\n`, "\r", `\r`).Replace(s) + `"`
 }
 
-// Check implements Driver.
-func (d *fileDriver) Check(ctx context.Context, s traffic.Split) ([]string, error) {
+// refuse refuses what no server takes, and tells what is around the mapping.
+func (d *fileDriver) refuse(ctx context.Context, s traffic.Split) (around surroundings, err error) {
 	if strings.Contains(s.Subject, `"`) && strings.Contains(s.Subject, "'") {
-		return nil, invalid("A subject with both kinds of quotes cannot stand in a server's configuration.", "Divide another subject, or use another driver.", map[string]string{"subject": "leave one kind of quotes out"})
+		return around, invalid("A subject with both kinds of quotes cannot stand in a server's configuration.", "Divide another subject, or use another driver.", map[string]string{"subject": "leave one kind of quotes out"})
 	}
-	for _, o := range d.all(s) {
+	all, err := d.all(s)
+	if err != nil {
+		return around, err
+	}
+	for _, o := range all {
 		if o.Name != s.Name && o.Subject == s.Subject {
-			return nil, invalid(fmt.Sprintf("Split %s maps %s already.", o.Name, s.Subject), "One subject has one mapping.", map[string]string{"subject": "another split of this driver divides it"})
+			return around, invalid(fmt.Sprintf("Split %s maps %s already.", o.Name, s.Subject), "One subject has one mapping.", map[string]string{"subject": "another split of this driver divides it"})
 		}
 	}
-	replies, err := d.accountz(ctx)
+	around, err = d.lookAround(ctx)
+	if err != nil {
+		return around, err
+	}
+	return around, refuseOverlap(around.mappings, s)
+}
+
+// Check implements Driver.
+func (d *fileDriver) Check(ctx context.Context, s traffic.Split) ([]string, error) {
+	around, err := d.refuse(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range replies {
-		var a accountReply
-		if r.Error != nil {
-			continue
-		}
-		if err := json.Unmarshal(r.Data, &a); err != nil {
-			return nil, fmt.Errorf("parse the account of server %q: %w", r.Server.Name, err)
-		}
-		var sources []string
-		for src := range a.Account.Mappings {
-			sources = append(sources, src)
-		}
-		if err := refuseOverlap(sources, s); err != nil {
-			return nil, err
-		}
-	}
-	warn := mappingWarnings(s)
+	warn := d.warnings(ctx, s, around)
 	if d.file == "" {
 		warn = append(warn, "The console writes no file: hand the text to your own configuration management. Until the servers have it this change is not in force, and the console says so.")
 	} else {
@@ -136,23 +170,40 @@ func (d *fileDriver) Text(_ context.Context, s traffic.Split) (string, []string,
 	if d.file != "" {
 		commands = append([]string{"$EDITOR " + shellQuote(printable([]byte(d.file)))}, commands...)
 	}
-	return render(d.all(s)), commands, nil
+	all, err := d.all(s)
+	if err != nil {
+		return "", nil, err
+	}
+	var kept []string
+	if d.file != "" {
+		now, _, err := d.read()
+		if err != nil {
+			return "", nil, err
+		}
+		kept = leftover(string(now), all)
+	}
+	return render(all, kept), commands, nil
 }
 
 // Push implements Driver.
 func (d *fileDriver) Push(ctx context.Context, s traffic.Split) error {
 	if d.file == "" {
-		return nil
+		return errElsewhere
 	}
-	if _, err := d.Check(ctx, s); err != nil {
+	d.pushing.Lock()
+	defer d.pushing.Unlock()
+	if _, err := d.refuse(ctx, s); err != nil {
 		return err
 	}
-	before, err := os.ReadFile(d.file)
-	absent := errors.Is(err, fs.ErrNotExist)
-	if err != nil && !absent {
-		return unavailable("The file of the mappings cannot be read.", "Check --mapping-file.", fmt.Errorf("read the mappings: %w", err))
+	before, absent, err := d.read()
+	if err != nil {
+		return err
 	}
-	text := []byte(render(d.all(s)))
+	all, err := d.all(s)
+	if err != nil {
+		return err
+	}
+	text := []byte(render(all, leftover(string(before), all)))
 	if err := replaceFile(d.file, text); err != nil {
 		return unavailable("The file of the mappings cannot be written; nothing was changed.", "Check --mapping-file and its disk.", err)
 	}
@@ -163,7 +214,7 @@ func (d *fileDriver) Push(ctx context.Context, s traffic.Split) error {
 	// A server that refuses the file keeps what it had; the others must not go on
 	// with it, and none may find it at its next start.
 	if absent {
-		before = []byte(render(nil))
+		before = []byte(render(nil, nil))
 	}
 	rest, cancel := rest(ctx, 2*gatherFor)
 	defer cancel()
@@ -176,29 +227,67 @@ func (d *fileDriver) Push(ctx context.Context, s traffic.Split) error {
 	return refused
 }
 
-// reload asks every server to read its configuration anew.
+// read is the file as it stands, and whether there is none yet.
+func (d *fileDriver) read() (text []byte, absent bool, err error) {
+	text, err = os.ReadFile(d.file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, true, nil
+	case err != nil:
+		return nil, false, unavailable("The file of the mappings cannot be read.", "Check --mapping-file and the rights of the console's user.", fmt.Errorf("read the mappings: %w", err))
+	}
+	return text, false, nil
+}
+
+// reload asks every server to read its configuration anew. All are asked, also
+// when one does not answer; that one refuses comes before that one is silent.
 func (d *fileDriver) reload(ctx context.Context) error {
-	replies, err := d.accountz(ctx)
+	all, err := d.accountz(ctx)
 	if err != nil {
 		return err
 	}
-	for _, r := range replies {
-		id := r.Server.ID
-		one, cancel := context.WithTimeout(ctx, readTimeout)
-		msg, err := d.sys.RequestWithContext(one, "$SYS.REQ.SERVER."+id+".RELOAD", nil)
-		cancel()
-		if err != nil {
-			return unavailable(fmt.Sprintf("Server %s did not answer the request to reload.", r.Server.Name), "The system user must be allowed to ask $SYS.REQ.SERVER.*.RELOAD.", fmt.Errorf("reload server %s: %w", id, err))
-		}
-		var a serverReply
-		if err := json.Unmarshal(msg.Data, &a); err != nil {
-			return fmt.Errorf("parse the answer of server %q to reload: %w", r.Server.Name, err)
-		}
-		if a.Error != nil {
-			return &fleet.Error{Kind: fleet.Invalid, Msg: fmt.Sprintf("Server %s refuses its configuration: %s", r.Server.Name, a.Error.Description), Hint: "The weights before stay in force, and the file is as it was."}
+	var refused, silent error
+	for _, a := range all {
+		err := d.reloadOne(ctx, a.Server.Name, a.Server.ID)
+		switch {
+		case err == nil:
+		case fleet.KindOf(err) == fleet.Invalid:
+			refused = cmp.Or(refused, err)
+		default:
+			silent = cmp.Or(silent, err)
 		}
 	}
+	return cmp.Or(refused, silent)
+}
+
+func (d *fileDriver) reloadOne(ctx context.Context, name, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	subject := "$SYS.REQ.SERVER." + id + ".RELOAD"
+	msg, err := d.sys.RequestWithContext(ctx, subject, nil)
+	if err != nil {
+		return unavailable(fmt.Sprintf("Server %s did not answer the request to reload.", name), "The system user must be allowed to ask $SYS.REQ.SERVER.*.RELOAD.", fmt.Errorf("reload server %s: %w", id, err))
+	}
+	r, err := parseReply(msg.Data, subject)
+	if err != nil {
+		return err
+	}
+	if r.Error != nil {
+		return &fleet.Error{Kind: fleet.Invalid, Msg: fmt.Sprintf("Server %s refuses its configuration: %s", name, r.Error.Description),
+			Hint: "The weights before stay in force, and the file is as it was. Does the server start with this configuration (nats-server -t)?"}
+	}
 	return nil
+}
+
+// InForce implements Driver.
+func (d *fileDriver) InForce(ctx context.Context, s traffic.Split) ([]traffic.InForce, error) {
+	all, err := d.servers.InForce(ctx, s)
+	for i := range all {
+		if all[i].State == traffic.ForceNone {
+			all[i].Text += " Does its configuration include the file, and was it reloaded?"
+		}
+	}
+	return all, err
 }
 
 // replaceFile writes a file as a whole or not at all, with the rights it had.

@@ -91,18 +91,38 @@ func (d *claimsDriver) lookUp(ctx context.Context) (claims, error) {
 	if !nkeys.IsValidPublicAccountKey(account) {
 		return claims{}, &fleet.Error{Kind: fleet.Invalid, Msg: fmt.Sprintf("Account %s has no claims: the servers are not in operator mode.", account), Hint: "Use the driver mapping-config."}
 	}
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	msg, err := d.sys.RequestWithContext(ctx, "$SYS.REQ.ACCOUNT."+account+".CLAIMS.LOOKUP", nil)
+	all, err := d.ask(ctx, "$SYS.REQ.ACCOUNT."+account+".CLAIMS.LOOKUP", nil)
 	if err != nil {
 		return claims{}, unavailable("The resolver does not tell the account's claims.",
 			"The system user must be allowed to ask $SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP, and the servers need a resolver of type full.", fmt.Errorf("look up account %s: %w", account, err))
 	}
-	c, err := readClaims(string(msg.Data))
+	c, err := newestClaims(all)
 	if err != nil {
 		return claims{}, fmt.Errorf("read the claims of account %s: %w", account, err)
 	}
 	return c, nil
+}
+
+// newestClaims are the claims that were issued last. A server that was away answers
+// with older ones: to build upon those would take back what was changed since.
+func newestClaims(tokens [][]byte) (claims, error) {
+	var best claims
+	for _, token := range tokens {
+		if len(token) == 0 { // the server does not know the account
+			continue
+		}
+		c, err := readClaims(string(token))
+		if err != nil {
+			return claims{}, err
+		}
+		if best.token == "" || c.issued() > best.issued() {
+			best = c
+		}
+	}
+	if best.token == "" {
+		return claims{}, errors.New("no server knows the account")
+	}
+	return best, nil
 }
 
 func readClaims(token string) (claims, error) {
@@ -141,15 +161,6 @@ func member(of map[string]json.RawMessage, name string, into *map[string]json.Ra
 	return nil
 }
 
-// sources are the subjects that the claims map.
-func (c claims) sources() []string {
-	var out []string
-	for s := range c.mappings {
-		out = append(out, s)
-	}
-	return out
-}
-
 // mapping is the split's mapping as it shall stand in the claims. What stands
 // there for single clusters stays.
 func (c claims) mapping(s traffic.Split) ([]destination, error) {
@@ -161,9 +172,16 @@ func (c claims) mapping(s traffic.Split) ([]destination, error) {
 		}
 	}
 	for _, d := range now {
-		if d.Cluster != "" {
-			out = append(out, d)
+		if d.Cluster == "" {
+			continue
 		}
+		// A server counts destinations over all clusters and refuses one that it
+		// meets twice.
+		if slices.ContainsFunc(out, func(o destination) bool { return o.Subject == d.Subject }) {
+			return nil, invalid(fmt.Sprintf("The claims give cluster %s weights of its own, and %s is one of its destinations: servers refuse a destination that stands twice.", d.Cluster, d.Subject),
+				fmt.Sprintf("Take the lines of cluster %s out of the claims, or give this target another subject.", d.Cluster), map[string]string{"subject": "cluster " + d.Cluster + " has weights of its own in the claims"})
+		}
+		out = append(out, d)
 	}
 	return out, nil
 }
@@ -240,7 +258,7 @@ func cloned(m map[string]json.RawMessage) map[string]json.RawMessage {
 // trusted reports whether the servers take claims that the key signs. They answer
 // "updated" to any others too, and then lose the account at their next start.
 func (d *claimsDriver) trusted(ctx context.Context, public string) error {
-	replies, err := d.gather(ctx, "$SYS.REQ.SERVER.PING.VARZ", nil, 0)
+	replies, err := d.gather(ctx, "$SYS.REQ.SERVER.PING.VARZ", nil)
 	if err != nil {
 		return err
 	}
@@ -269,28 +287,45 @@ func (d *claimsDriver) trusted(ctx context.Context, public string) error {
 	return nil
 }
 
-// Check implements Driver.
-func (d *claimsDriver) Check(ctx context.Context, s traffic.Split) ([]string, error) {
+// prepare looks up the claims and refuses what no server takes.
+func (d *claimsDriver) prepare(ctx context.Context, s traffic.Split) (claims, nkeys.KeyPair, error) {
 	c, err := d.lookUp(ctx)
 	if err != nil {
-		return nil, err
+		return claims{}, nil, err
 	}
-	if err := refuseOverlap(c.sources(), s); err != nil {
-		return nil, err
+	if err := refuseOverlap(c.mappings, s); err != nil {
+		return claims{}, nil, err
+	}
+	if _, err := c.mapping(s); err != nil {
+		return claims{}, nil, err
 	}
 	key, err := d.key()
 	if err != nil {
-		return nil, err
+		return claims{}, nil, err
 	}
-	defer key.Wipe()
 	public, err := key.PublicKey()
-	if err != nil {
-		return nil, fmt.Errorf("read the signing key: %w", err)
+	if err == nil {
+		err = d.trusted(ctx, public)
 	}
-	if err := d.trusted(ctx, public); err != nil {
+	if err != nil {
+		key.Wipe()
+		return claims{}, nil, err
+	}
+	return c, key, nil
+}
+
+// Check implements Driver.
+func (d *claimsDriver) Check(ctx context.Context, s traffic.Split) ([]string, error) {
+	c, key, err := d.prepare(ctx, s)
+	if err != nil {
 		return nil, err
 	}
-	warn := mappingWarnings(s)
+	key.Wipe()
+	around, err := d.lookAround(ctx)
+	if err != nil {
+		return nil, err
+	}
+	warn := d.warnings(ctx, s, around)
 	m, err := c.mapping(s)
 	if err != nil {
 		return nil, err
@@ -303,15 +338,6 @@ func (d *claimsDriver) Check(ctx context.Context, s traffic.Split) ([]string, er
 		}
 	}
 	return warn, nil
-}
-
-// mappingWarnings are what differs from the client library.
-func mappingWarnings(s traffic.Split) []string {
-	warn := []string{fmt.Sprintf("Subscribers to %s itself get nothing any more, and streams that capture it store nothing: messages arrive on the targets' subjects.", s.Subject)}
-	if len(s.Tiers()) > 1 {
-		warn = append(warn, "A server knows no tiers: the lowest one with a READY target takes everything, and a failed target is only left out by a change of the weights.")
-	}
-	return warn
 }
 
 // Text implements Driver.
@@ -342,36 +368,41 @@ func (d *claimsDriver) Text(ctx context.Context, s traffic.Split) (string, []str
 
 // Push implements Driver.
 func (d *claimsDriver) Push(ctx context.Context, s traffic.Split) error {
-	c, err := d.lookUp(ctx)
-	if err != nil {
-		return err
-	}
-	if err := refuseOverlap(c.sources(), s); err != nil {
-		return err
-	}
-	key, err := d.key()
+	d.pushing.Lock()
+	defer d.pushing.Unlock()
+	c, key, err := d.prepare(ctx, s)
 	if err != nil {
 		return err
 	}
 	defer key.Wipe()
-	public, err := key.PublicKey()
-	if err != nil {
-		return fmt.Errorf("read the signing key: %w", err)
-	}
-	if err := d.trusted(ctx, public); err != nil {
-		return err
-	}
 	token, err := c.signed(s, key, d.now())
 	if err != nil {
 		return err
 	}
-	replies, err := d.gather(ctx, "$SYS.REQ.CLAIMS.UPDATE", []byte(token), 0)
+	refused := d.update(ctx, token)
+	if refused == nil || fleet.KindOf(refused) != fleet.Invalid {
+		return refused
+	}
+	// Some may have taken them: all go back to what they had, which servers take
+	// although it is older.
+	rest, cancel := rest(ctx, 2*gatherFor)
+	defer cancel()
+	if err := d.update(rest, c.token); err != nil {
+		return errors.Join(refused, fmt.Errorf("put the claims back as they were: %w", err))
+	}
+	return refused
+}
+
+// update gives claims to every server's resolver.
+func (d *claimsDriver) update(ctx context.Context, token string) error {
+	replies, err := d.gather(ctx, "$SYS.REQ.CLAIMS.UPDATE", []byte(token))
 	if err != nil {
 		return err
 	}
 	for _, r := range replies {
 		if r.Error != nil {
-			return &fleet.Error{Kind: fleet.Invalid, Msg: fmt.Sprintf("Server %s refuses the account's claims: %s", r.Server.Name, r.Error.Description), Hint: "Look at the server's log."}
+			return &fleet.Error{Kind: fleet.Invalid, Msg: fmt.Sprintf("Server %s refuses the account's claims: %s", r.Server.Name, r.Error.Description),
+				Hint: "The claims before were pushed again, so the weights before stay in force. The server's log says more."}
 		}
 	}
 	return nil

@@ -357,7 +357,7 @@ func TestSigningKeepsWhatItDoesNotKnow(t *testing.T) {
 func filed(tb testing.TB, n int) (file string, c *natstest.Servers) {
 	tb.Helper()
 	file = filepath.Join(tb.TempDir(), "ballast.conf")
-	if err := os.WriteFile(file, []byte(render(nil)), 0o640); err != nil {
+	if err := os.WriteFile(file, []byte(render(nil, nil)), 0o640); err != nil {
 		tb.Fatal(err)
 	}
 	return file, natstest.FileCluster(tb, n, func(dir string) string {
@@ -381,7 +381,7 @@ func TestFileDriver(t *testing.T) {
 	t.Parallel()
 	file, c := filed(t, 2)
 	var all []traffic.Split
-	d := NewFileDriver(FileConfig{Conn: c.App(t), System: c.Sys(t), File: file, Splits: func() []traffic.Split { return all }})
+	d := NewFileDriver(FileConfig{Conn: c.App(t), System: c.Sys(t), File: file, Splits: func() ([]traffic.Split, error) { return all, nil }})
 	nc := c.App(t)
 	for _, weights := range [][]int{{60, 30, 10}, {10, 0, 90}, {100}} {
 		s := mapped(traffic.DriverMappingConfig, weights...)
@@ -430,15 +430,15 @@ func TestFileDriver(t *testing.T) {
 		t.Errorf("a subject that cannot be written: %v", err)
 	}
 	// A file that cannot be written changes nothing.
-	broken := NewFileDriver(FileConfig{Conn: c.App(t), System: c.Sys(t), File: filepath.Join(t.TempDir(), "no", "file"), Splits: func() []traffic.Split { return nil }})
+	broken := NewFileDriver(FileConfig{Conn: c.App(t), System: c.Sys(t), File: filepath.Join(t.TempDir(), "no", "file"), Splits: func() ([]traffic.Split, error) { return nil, nil }})
 	if err := broken.Push(t.Context(), all[0]); err == nil || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a folder that is not there: %v", err)
 	}
 	// Of servers elsewhere only what they do is looked at.
-	elsewhere := NewFileDriver(FileConfig{Conn: c.App(t), System: c.Sys(t), Splits: func() []traffic.Split { return nil }})
+	elsewhere := NewFileDriver(FileConfig{Conn: c.App(t), System: c.Sys(t), Splits: func() ([]traffic.Split, error) { return nil, nil }})
 	other := mapped(traffic.DriverMappingConfig, 1, 99)
-	if err := elsewhere.Push(t.Context(), other); err != nil {
-		t.Fatal(err)
+	if err := elsewhere.Push(t.Context(), other); !errors.Is(err, errElsewhere) {
+		t.Fatalf("Push = %v", err)
 	}
 	got, err := elsewhere.InForce(t.Context(), other)
 	if err != nil || len(got) != 2 || got[0].State != traffic.ForceOther || got[0].Weights["a"] != 100 {

@@ -234,9 +234,13 @@ type InForce struct {
 type ForceState string
 
 const (
-	ForceSame   ForceState = "in force"
-	ForceOther  ForceState = "differs"
-	ForceNone   ForceState = "not mapped" // messages stay on the split's own subject
-	ForceUnused ForceState = "unused"     // the server has not loaded the account: nobody is connected there
-	ForceSilent ForceState = "silent"     // it did not answer
+	ForceSame  ForceState = "in force"
+	ForceOther ForceState = "differs"
+	// What pushing again does not mend: the server's cluster has weights of its own,
+	// or a wider mapping means the same subject.
+	ForceOwn     ForceState = "own weights"
+	ForceOverlap ForceState = "overlapped"
+	ForceNone    ForceState = "not mapped" // messages stay on the split's own subject
+	ForceUnused  ForceState = "unused"     // the server has not loaded the account: nobody is connected there
+	ForceSilent  ForceState = "silent"     // it did not answer
 )
