@@ -294,7 +294,7 @@ func (s *Server) answerConsumer(c echo.Context, status int, con *fleet.Consumer,
 	}
 	k := con.ConsumerKey
 	v := templates.Consumer{Name: k.Consumer, Where: strings.TrimPrefix(k.Account+" / "+k.Stream, " / "), StreamURL: streamURL(fleet.StreamKey{Account: k.Account, Stream: k.Stream}),
-		CSV: consumerURL(k) + ".csv", JSON: consumerURL(k) + ".json", Download: exportURL(k.Entity()), Measure: s.measureView(con, form)}
+		CSV: consumerURL(k) + ".csv", JSON: consumerURL(k) + ".json", Download: exportURL(k.Entity()), Measure: s.measureView(con, form), SettingsURL: settingsURL(k)}
 	v.Status.Tone, v.Status.Word = s.consumerState(con)
 	if v.KPIs, err = s.consumerKPIs(c.Request().Context(), con); err != nil {
 		return err

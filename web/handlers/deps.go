@@ -79,6 +79,17 @@ type Control interface {
 	// StopMeasuring ends a measurement before its time.
 	StopMeasuring(ctx context.Context, id, actor string) (traffic.Measurement, error)
 	Measurements() []traffic.Measurement // newest first: those that run and the last that ended
+	// ConsumerSettings are in force at the consumer's leader, asked of it now.
+	ConsumerSettings(ctx context.Context, k fleet.ConsumerKey) (traffic.ConsumerSettings, error)
+	PlanConsumer(ctx context.Context, e traffic.ConsumerEdit) (traffic.ConsumerPlan, error) // the dry run
+	// ApplyConsumer returns once the settings are in force and read back from the
+	// leader, or with the reason why they are not.
+	ApplyConsumer(ctx context.Context, e traffic.ConsumerEdit) (traffic.ConsumerChange, error)
+	// RollBackConsumer puts back what a change of settings changed.
+	RollBackConsumer(ctx context.Context, change, actor, reason string) (traffic.ConsumerChange, error)
+	ConsumerChanges() []traffic.ConsumerChange // newest first
+	// Unpin lets another client of the group be pinned.
+	Unpin(ctx context.Context, k fleet.ConsumerKey, group, actor, reason string) error
 }
 
 // Findings is what is wrong with the system, as far as the checks know.

@@ -77,6 +77,11 @@ type world struct {
 
 	inForce []traffic.InForce // what InForce says of every split
 
+	settings    map[fleet.ConsumerKey]traffic.ConsumerSettings // in force; what is not there is plain
+	setChanges  []traffic.ConsumerChange                       // newest first
+	settingsErr error                                          // what every question about settings answers
+	unpinned    []string
+
 	ready      error // what Ready says
 	planErr    error // what Plan, Apply and the other verbs answer
 	metricsErr error // what every measurement answers

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,6 +33,15 @@ var entryKinds = []traffic.EntryKind{
 	traffic.EntryProposal, traffic.EntryDismissed, traffic.EntryExpired, traffic.EntryIntent, traffic.EntryWritten, traffic.EntryUnknown, traffic.EntryRejected,
 	traffic.EntryVerified, traffic.EntryRollback, traffic.EntryReplaced, traffic.EntryFreeze, traffic.EntryThaw, traffic.EntryDriven, traffic.EntryDemo,
 	traffic.EntryMeasureOn, traffic.EntryMeasureOff,
+	traffic.EntryConsumerIntent, traffic.EntryConsumerWritten, traffic.EntryConsumerUnknown, traffic.EntryConsumerRejected, traffic.EntryConsumerVerified,
+	traffic.EntryConsumerRolledBack, traffic.EntryConsumerReplaced, traffic.EntryConsumerUnpinned,
+}
+
+// consumerKinds are the records that hold a change of a consumer's settings as it
+// then stood.
+var consumerKinds = []traffic.EntryKind{
+	traffic.EntryConsumerIntent, traffic.EntryConsumerWritten, traffic.EntryConsumerUnknown, traffic.EntryConsumerRejected, traffic.EntryConsumerVerified,
+	traffic.EntryConsumerRolledBack, traffic.EntryConsumerReplaced,
 }
 
 // journalFilter reads ?split=&kind=&change=&from=&to=&before=; times are UTC.
@@ -174,6 +184,12 @@ func (s *Server) showEntry(c echo.Context) error {
 		var ch traffic.Change
 		if e.Change != "" && json.Unmarshal(e.Data, &ch) == nil && len(ch.After.Targets) > 0 {
 			v.Diff, v.Keys, v.Effect = diffLines(ch.Before, ch.After), keyMoves(ch.Before, ch.After), effectItems(ch.Effect)
+		}
+		var set traffic.ConsumerChange
+		if slices.Contains(consumerKinds, e.Kind) && json.Unmarshal(e.Data, &set) == nil {
+			o := set.Consumer
+			v.Diff, v.Effect = settingLines(set.Diff), effectItems(set.Effect)
+			v.Thing = &templates.Link{Name: consumerWords(&o), URL: settingsURL(fleet.ConsumerKey{Account: o.Account, Stream: o.Stream, Consumer: o.Consumer})}
 		}
 	}
 	if e.Change != "" {

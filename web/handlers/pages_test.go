@@ -182,7 +182,7 @@ func text(n *html.Node) string {
 var allPages = []string{"/", "/?range=6h", "/splits", "/splits/new", "/splits/orders", "/splits/orders?range=24h", "/splits/orders?proposal=p7", "/splits/orders/edit", "/splits/payments",
 	"/suggestions", "/suggestions?state=open", "/suggestions?state=expired", "/suggestions/p7", "/suggestions/p3", "/journal", "/journal?split=orders&kind=change.verified", "/journal?before=5", "/journal/7",
 	"/findings", "/findings?state=suppressed&sort=-since", "/findings?state=closed", "/findings/CON003?kind=consumer&key=APP%2FORDERS%2Fworker-east-1", "/findings/JS001?kind=system",
-	"/consumers", "/consumers?sort=-pending&stream=ORDERS&q=worker", "/consumers/APP/ORDERS/worker-east-1", "/consumers/APP/PAYMENTS/us?range=1h", "/charts/consumer-heat" + heatOf,
+	"/consumers", "/consumers?sort=-pending&stream=ORDERS&q=worker", "/consumers/APP/ORDERS/worker-east-1", "/consumers/APP/PAYMENTS/us?range=1h", "/charts/consumer-heat" + heatOf, eastSettings,
 	"/servers", "/servers?sort=-cpu", "/servers/n1", "/streams", "/streams/APP/ORDERS", "/connections", "/connections/sums", "/accounts", "/accounts/APP", "/cost", "/services", "/services?service=pay&sort=-requests", "/services/APP/pay", "/export?kind=consumer&key=APP%2FORDERS%2Fworker-east-1", "/find?q=n1", "/demo", "/nothing-here"}
 
 // weightsForm is the form of orders as a browser sends it.
@@ -424,7 +424,7 @@ func TestForeignOriginsAreRefused(t *testing.T) {
 	} {
 		w := newWorld()
 		st := newSite(t, w)
-		for _, p := range []string{"/splits/orders/apply", "/splits/orders/plan", "/splits/create", "/suggestions/p7/approve", "/suggestions/p7/dismiss", "/changes/c4/rollback", "/changes/c4/keep", "/splits/orders/delete", "/findings/CON003/suppress", "/findings/CON003/lift", "/consumers/APP/ORDERS/eu/measure", "/consumers/APP/ORDERS/eu/stop", "/demo/kill", "/theme"} {
+		for _, p := range []string{"/splits/orders/apply", "/splits/orders/plan", "/splits/create", "/suggestions/p7/approve", "/suggestions/p7/dismiss", "/changes/c4/rollback", "/changes/c4/keep", "/splits/orders/delete", "/findings/CON003/suppress", "/findings/CON003/lift", "/consumers/APP/ORDERS/eu/measure", "/consumers/APP/ORDERS/eu/stop", eastSettings, eastSettings + "/apply", eastSettings + "/rollback", eastSettings + "/unpin", "/demo/kill", "/theme"} {
 			a := st.ask("POST", p, weightsForm("4", "40", "40", "20", "x"), h...)
 			if a.Code != http.StatusForbidden {
 				t.Errorf("POST %s with %v = %d, want 403", p, h, a.Code)

@@ -39,6 +39,7 @@ type pastControl struct {
 	changes   []traffic.Change              // newest first
 	proposals []traffic.Proposal
 	measured  []traffic.Measurement
+	settings  []traffic.ConsumerChange // newest first
 }
 
 // controlAt reads the journal back from a moment. Revisions of which it does not
@@ -122,12 +123,22 @@ func (p *pastControl) read(entries []traffic.Entry) error {
 				known[m.ID] = true
 				p.measured = append(p.measured, m)
 			}
+		default:
+			if !slices.Contains(consumerKinds, e.Kind) {
+				continue
+			}
+			var ch traffic.ConsumerChange
+			if err = json.Unmarshal(e.Data, &ch); err == nil && !known[ch.ID] {
+				known[ch.ID] = true
+				p.settings = append(p.settings, ch)
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("read journal entry %d: %w", e.Seq, err)
 		}
 	}
 	slices.SortStableFunc(p.changes, func(a, b traffic.Change) int { return b.Created.Compare(a.Created) })
+	slices.SortStableFunc(p.settings, func(a, b traffic.ConsumerChange) int { return b.Created.Compare(a.Created) })
 	slices.SortStableFunc(p.proposals, func(a, b traffic.Proposal) int { return b.At.Compare(a.At) })
 	return nil
 }
@@ -225,6 +236,29 @@ func (p *pastControl) Measure(context.Context, fleet.ConsumerKey, int, time.Dura
 
 func (p *pastControl) StopMeasuring(context.Context, string, string) (traffic.Measurement, error) {
 	return traffic.Measurement{}, readOnlyPast()
+}
+
+func (p *pastControl) ConsumerChanges() []traffic.ConsumerChange { return p.settings }
+
+// ConsumerSettings are asked of the leader when they are wanted, and not kept.
+func (p *pastControl) ConsumerSettings(context.Context, fleet.ConsumerKey) (traffic.ConsumerSettings, error) {
+	return traffic.ConsumerSettings{}, &fleet.Error{Kind: fleet.NotFound, Msg: "What the consumer's leader told then was not kept.", Hint: "The consumer's page shows what was recorded of its configuration."}
+}
+
+func (p *pastControl) PlanConsumer(context.Context, traffic.ConsumerEdit) (traffic.ConsumerPlan, error) {
+	return traffic.ConsumerPlan{}, readOnlyPast()
+}
+
+func (p *pastControl) ApplyConsumer(context.Context, traffic.ConsumerEdit) (traffic.ConsumerChange, error) {
+	return traffic.ConsumerChange{}, readOnlyPast()
+}
+
+func (p *pastControl) RollBackConsumer(context.Context, string, string, string) (traffic.ConsumerChange, error) {
+	return traffic.ConsumerChange{}, readOnlyPast()
+}
+
+func (p *pastControl) Unpin(context.Context, fleet.ConsumerKey, string, string, string) error {
+	return readOnlyPast()
 }
 
 func notThen(text, name string) error {

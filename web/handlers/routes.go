@@ -30,6 +30,7 @@ func (s *Server) pages(e *echo.Echo) {
 	serverRoutes(s, e)
 	streamRoutes(s, e)
 	consumerRoutes(s, e)
+	settingsRoutes(s, e)
 	connectionRoutes(s, e)
 	accountRoutes(s, e)
 	serviceRoutes(s, e)

@@ -87,13 +87,13 @@ func severityTone(s fleet.Severity) string {
 
 func entryTone(k traffic.EntryKind) string {
 	switch k {
-	case traffic.EntryVerified, traffic.EntryWritten, traffic.EntryThaw:
+	case traffic.EntryVerified, traffic.EntryWritten, traffic.EntryThaw, traffic.EntryConsumerVerified, traffic.EntryConsumerWritten:
 		return "ok"
-	case traffic.EntryRollback, traffic.EntryUnknown:
+	case traffic.EntryRollback, traffic.EntryUnknown, traffic.EntryConsumerRolledBack, traffic.EntryConsumerUnknown:
 		return "crit"
-	case traffic.EntryRejected, traffic.EntryFreeze, traffic.EntryDemo:
+	case traffic.EntryRejected, traffic.EntryFreeze, traffic.EntryDemo, traffic.EntryConsumerRejected, traffic.EntryConsumerReplaced:
 		return "warn"
-	case traffic.EntryIntent, traffic.EntryProposal, traffic.EntryMeasureOn:
+	case traffic.EntryIntent, traffic.EntryProposal, traffic.EntryMeasureOn, traffic.EntryConsumerIntent, traffic.EntryConsumerUnpinned:
 		return "info"
 	}
 	return "idle"
@@ -132,6 +132,24 @@ func entryWords(k traffic.EntryKind) string {
 		return "measuring begun"
 	case traffic.EntryMeasureOff:
 		return "measuring ended"
+	case traffic.EntryDriven:
+		return "servers made to follow"
+	case traffic.EntryConsumerIntent:
+		return "settings: change begun"
+	case traffic.EntryConsumerWritten:
+		return "settings in force"
+	case traffic.EntryConsumerUnknown:
+		return "settings: outcome unknown"
+	case traffic.EntryConsumerRejected:
+		return "settings refused"
+	case traffic.EntryConsumerVerified:
+		return "settings verified"
+	case traffic.EntryConsumerRolledBack:
+		return "settings rolled back"
+	case traffic.EntryConsumerReplaced:
+		return "settings changed by others"
+	case traffic.EntryConsumerUnpinned:
+		return "client unpinned"
 	}
 	return string(k)
 }

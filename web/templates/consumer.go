@@ -15,6 +15,7 @@ type Consumer struct {
 	Findings    []Need
 	Splits      []Link
 	Measure     Measure
+	SettingsURL string // "" for one that has none of its own
 	CSV, JSON   string
 	Download    string
 }

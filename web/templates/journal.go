@@ -34,6 +34,7 @@ type JournalEntry struct {
 // JournalDetail is one record in full.
 type JournalDetail struct {
 	Entry     JournalEntry
+	Thing     *Link // the consumer that was changed; nil when it is none
 	Diff      []DiffLine
 	Keys      *KeyMoves // that the change moved; nil for a split that does not pick by key
 	Effect    []EffectItem

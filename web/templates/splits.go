@@ -174,6 +174,8 @@ type Review struct {
 	Diff    []DiffLine
 	Warn    []string
 	Key     string
+	KeyName string // what Key is; "" is a key of the KV bucket
+	KeyNote string
 	Payload string
 	Command string
 	Guard   bool
