@@ -458,7 +458,9 @@ func TestConsumerChangeIsVerifiedOrReplaced(t *testing.T) {
 	if s := settings(t, c, twice); s.MaxAckPending != 200 || s.MaxDeliver != 8 {
 		t.Errorf("in force are %+v", s)
 	}
-	wait.For(t, patient, "every step to be in the journal", func() bool { return ledger.count(traffic.EntryConsumerVerified) == 2 && ledger.count(traffic.EntryConsumerReplaced) == 4 })
+	wait.For(t, patient, "every step to be in the journal", func() bool {
+		return ledger.count(traffic.EntryConsumerVerified) == 2 && ledger.count(traffic.EntryConsumerReplaced) == 4
+	})
 	checkConsumerReplay(t, c, ledger)
 }
 
