@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 )
 
@@ -132,6 +134,16 @@ func (t *Tab) Do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	if err := chromedp.Do(t.ctx, steps...); err != nil {
 		t.tb.Fatalf("%s: %v\n%s", what, err, t.state())
 	}
+}
+
+// Scriptless switches the scripts of the pages off that are opened from now on.
+// What a test evaluates itself still runs.
+func (t *Tab) Scriptless() {
+	t.tb.Helper()
+	t.Do("switch scripts off", chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+		_, err := cdp.Call(ctx, target, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+		return err
+	}))
 }
 
 // Go opens a URL.
