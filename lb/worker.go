@@ -239,13 +239,12 @@ func (w *Worker) pull(ctx context.Context, work chan<- received, free chan struc
 	return nil
 }
 
-// source is a consumer as it was looked up, how much one request may ask of it,
-// and how.
+// source is a consumer as it was looked up, and how it is asked.
 type source struct {
-	consumer jetstream.Consumer // nil before the look-up
-	most     int
-	request  []jetstream.FetchOpt
-	note     string // what was last said of its settings
+	consumer    jetstream.Consumer // nil before the look-up
+	least, most int                // messages of one request
+	request     []jetstream.FetchOpt
+	note        string // what was last said of its settings
 }
 
 // consume pulls from the consumer until an error or the end of ctx, whichever it
@@ -260,7 +259,7 @@ func (w *Worker) consume(ctx context.Context, src *source, work chan<- received,
 		if err := w.lookUp(ctx, src, cap(free)); err != nil {
 			return ok, err
 		}
-		n := take(ctx, free, src.most)
+		n := take(ctx, free, src.least, src.most)
 		if n == 0 {
 			return ok, ctx.Err()
 		}
@@ -304,9 +303,12 @@ func (w *Worker) lookUp(ctx context.Context, src *source, slots int) error {
 	}
 	src.note = note
 	src.consumer, src.most = consumer, slots
+	// While less than half of what may wait in the client is missing, no handler is
+	// idle: requests are fewer and larger for it.
+	src.least = max(1, w.cfg.Prefetch/2)
 	src.request = w.cfg.Group.request(patience(cfg, w.cfg.PullWait))
 	if limit := cfg.MaxRequestBatch; limit > 0 {
-		src.most = min(slots, limit)
+		src.most, src.least = min(slots, limit), min(src.least, limit)
 	}
 	ackWait := cfg.AckWait
 	if len(cfg.BackOff) > 0 { // then the server takes its steps instead
@@ -323,18 +325,21 @@ func passing(err error) bool {
 		errors.Is(err, jetstream.ErrServerShutdown) || errors.Is(err, jetstream.ErrConsumerDeleted)
 }
 
-// take waits for one slot and then takes all that are free, up to most. It
-// returns 0 when ctx has ended.
-func take(ctx context.Context, free <-chan struct{}, most int) int {
+// take waits for the least number of slots and takes what else is free, up to
+// most. It returns 0 when ctx has ended.
+func take(ctx context.Context, free <-chan struct{}, least, most int) int {
 	if ctx.Err() != nil {
 		return 0
 	}
-	select {
-	case <-ctx.Done():
-		return 0
-	case <-free:
-	}
-	for n := 1; n < most; n++ {
+	for n := 0; n < most; n++ {
+		if n < least {
+			select {
+			case <-free:
+			case <-ctx.Done():
+				return 0
+			}
+			continue
+		}
 		select {
 		case <-free:
 		default:

@@ -403,24 +403,3 @@ func TestWorkerKeepsAckTimeHonest(t *testing.T) {
 		t.Errorf("the median ack_time is %v without prefetch and %v with 100 messages, want a fifth or less", server.Quantile(0.5), far.Quantile(0.5))
 	}
 }
-
-// What asking for no more messages than handlers are free costs, for quick
-// handlers and for usual ones: eight at a time, in messages a second.
-func BenchmarkWorker(b *testing.B) {
-	for _, took := range []time.Duration{200 * time.Microsecond, 5 * time.Millisecond} {
-		for _, prefetch := range []int{0, 8, 100} {
-			b.Run(fmt.Sprintf("handler=%v/prefetch=%d", took, prefetch), func(b *testing.B) {
-				nc, js := system(b)
-				cfg := config(func(ctx context.Context, _ jetstream.Msg) error { return work(ctx, took) })
-				cfg.Concurrency, cfg.Prefetch = 8, prefetch
-				publishOrders(b, js, 0, b.N)
-				w := worker(b, nc, cfg)
-				b.ResetTimer()
-				start := time.Now()
-				running(b, "worker", w.Run)
-				wait.For(b, time.Minute, "the orders", func() bool { return w.Stats().Processed == uint64(b.N) })
-				b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "msg/s")
-			})
-		}
-	}
-}
