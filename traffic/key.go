@@ -79,10 +79,16 @@ func (p *Picker) tierOf(k uint64) *tier {
 func (p *Picker) highest(from, to int, k uint64, in Loads, total float64) int {
 	best, at := math.Inf(-1), -1
 	for i := from; i < to; i++ {
-		if p.share[i] == 0 || in != nil && p.full(i, in, total) {
+		if p.share[i] == 0 {
 			continue
 		}
-		if score := -p.share[i] / math.Log(unit(mix(k^p.hash[i]))); score > best {
+		u := unit(mix(k ^ p.hash[i]))
+		// -ln u is at least 1-u, so most targets are beaten without a logarithm; the
+		// rounding errors of both sides are far below the margin.
+		if p.share[i] < best*(1-u)*(1-1e-9) {
+			continue
+		}
+		if score := -p.share[i] / math.Log(u); score > best && (in == nil || !p.full(i, in, total)) {
 			best, at = score, i
 		}
 	}
@@ -95,8 +101,8 @@ func (p *Picker) full(i int, in Loads, total float64) bool {
 	return float64(in[i].Load())+1 > limit
 }
 
-// unit makes a number in (0,1) of a hash. 53 bits and a half: never 0 and never
-// 1, so its logarithm is finite and below zero.
+// unit makes a number in (0,1) of a hash. 53 bits and a half: never 0, and rounded
+// to 1 for one hash of 2^53 only, whose target then loses.
 func unit(h uint64) float64 { return (float64(h>>11) + 0.5) / (1 << 53) }
 
 // virtual is the number of points that a target with the mean weight has on the

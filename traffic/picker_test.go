@@ -1,11 +1,15 @@
 package traffic
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // splitOf has one READY target of tier 0 for each weight: t0, t1, …
@@ -54,6 +58,35 @@ func TestPickFollowsTheWeights(t *testing.T) {
 			}
 			if target.Weight == 0 && got[target.Name] > 0 {
 				t.Errorf("weights %v: %s has weight 0 and got %d messages", weights, target.Name, got[target.Name])
+			}
+		}
+	}
+}
+
+// A million messages of a publisher, in every order and with two choices while
+// nothing queues: each target's share is its weight within 0.2 points.
+func TestEveryOrderFollowsTheWeights(t *testing.T) {
+	t.Parallel()
+	const picks = 1_000_000
+	for _, weights := range [][]int{{60, 30, 10}, {99, 1}, {34, 33, 33}, even(16)} {
+		for _, order := range []Order{"", Spread, Smooth, Random} {
+			s := splitOf(weights...)
+			s.Order = order
+			p := mustPicker(t, s)
+			in := loads(p)
+			for how, pick := range map[string]func(uint64) int{
+				"one draw":    p.PickNth,
+				"two choices": func(n uint64) int { return p.PickTwo(n, in) },
+			} {
+				got := make([]int, len(weights))
+				for n := range uint64(picks) {
+					got[pick(12345+n)]++
+				}
+				for i, w := range weights {
+					if share := 100 * float64(got[i]) / picks; math.Abs(share-float64(w)) > 0.2 {
+						t.Errorf("weights %v, order %q, %s: target %d got %.2f %%, want %d ± 0.2", weights, order, how, i, share, w)
+					}
+				}
 			}
 		}
 	}
@@ -244,6 +277,31 @@ func BenchmarkPick(b *testing.B) {
 				turn++
 				sink = p.PickNth(turn)
 			}
+		})
+	}
+	// As a publisher does while new revisions come all the time.
+	for _, n := range []int{3, 16, 256} {
+		b.Run(fmt.Sprintf("changing/%d", n), func(b *testing.B) {
+			var now atomic.Pointer[Picker]
+			now.Store(mustPicker(b, splitOf(even(n)...)))
+			ctx, stop := context.WithCancel(b.Context())
+			var writer sync.WaitGroup
+			writer.Go(func() {
+				tick := time.NewTicker(100 * time.Microsecond)
+				defer tick.Stop()
+				for ctx.Err() == nil {
+					now.Store(now.Load().With([]float64{rand.Float64()}))
+					<-tick.C
+				}
+			})
+			b.ReportAllocs() // the few of the writer are in it
+			turn := uint64(0)
+			for b.Loop() {
+				turn++
+				sink = now.Load().PickNth(turn)
+			}
+			stop()
+			writer.Wait()
 		})
 	}
 	// The baseline: walk the weights until the draw is used up.

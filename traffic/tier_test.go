@@ -127,25 +127,6 @@ func TestSmoothIsExact(t *testing.T) {
 	}
 }
 
-func TestEveryOrderFollowsTheWeights(t *testing.T) {
-	t.Parallel()
-	const picks = 1_000_000
-	for _, order := range []Order{"", Spread, Smooth, Random} {
-		s := splitOf(60, 30, 10)
-		s.Order = order
-		p := mustPicker(t, s)
-		got := make([]int, 3)
-		for n := range uint64(picks) {
-			got[p.PickNth(n)]++
-		}
-		for i, w := range []int{60, 30, 10} {
-			if share := 100 * float64(got[i]) / picks; math.Abs(share-float64(w)) > 0.2 {
-				t.Errorf("%q: target %d got %.2f %%, want %d ± 0.2", order, i, share, w)
-			}
-		}
-	}
-}
-
 // While nothing is in flight the weights alone decide; a target that stalls gets
 // nearly nothing, and one that works off what it gets keeps its share.
 func TestTwoChoices(t *testing.T) {
