@@ -231,6 +231,45 @@ func TestClaimsDriverRepairsAServerThatWasAway(t *testing.T) {
 	shares(t, drawn(t, nc, 3000), 10, 90)
 }
 
+// A server that was away while somebody changed the claims is the first to answer,
+// with the older ones: a push must not take the change back.
+func TestClaimsDriverBuildsOnTheNewest(t *testing.T) {
+	t.Parallel()
+	o := natstest.OperatorCluster(t, 2, nil)
+	driver, _ := claimsOf(t, o)
+	d := driver.(*claimsDriver)
+	first := mapped(traffic.DriverMappingJWT, 50, 50)
+	if err := d.Push(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	old, err := d.lookUp(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ac, err := jwt.DecodeAccountClaims(old.token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ac.Exports.Add(&jwt.Export{Name: "new", Subject: "events.>", Type: jwt.Stream})
+	wait.For(t, 30*time.Second, "the next second: claims tell no less", func() bool { return time.Now().Unix() > old.issued() })
+	newer, err := ac.Encode(o.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, order := range [][]string{{old.token, newer}, {newer, old.token, ""}} {
+		var all [][]byte
+		for _, token := range order {
+			all = append(all, []byte(token))
+		}
+		if c, err := newestClaims(all); err != nil || c.token != newer {
+			t.Errorf("the newest of %d is issued at %d, %v", len(order), c.issued(), err)
+		}
+	}
+	if _, err := newestClaims([][]byte{{}, {}}); err == nil {
+		t.Error("claims of an account that no server knows")
+	}
+}
+
 // What the server would answer with "updated" and then choke on is refused before.
 func TestClaimsDriverRefuses(t *testing.T) {
 	t.Parallel()
@@ -406,6 +445,22 @@ func TestFileDriver(t *testing.T) {
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o640 {
 		t.Errorf("the file's rights are %v, %v", info.Mode(), err)
 	}
+
+	// A split that is gone leaves its block: its publishers may still be there.
+	all = nil
+	third := mapped(traffic.DriverMappingConfig, 100)
+	third.Name, third.Subject = "third", "third"
+	if err := d.Push(t.Context(), third); err != nil {
+		t.Fatal(err)
+	}
+	everywhere(t, d, second, 2)
+	if text, err := os.ReadFile(file); err != nil || strings.Count(string(text), blockMark) != 3 || strings.Count(string(text), blockMark+"bills") != 1 {
+		t.Errorf("the file is\n%s, %v", text, err)
+	}
+	if text, _, err := d.Text(t.Context(), second); err != nil || strings.Count(text, blockMark) != 3 {
+		t.Errorf("the dry run shows\n%s, %v", text, err)
+	}
+	all = []traffic.Split{mapped(traffic.DriverMappingConfig, 100), second, third}
 
 	// The servers refuse what they cannot read: the file is as it was, and so are the
 	// weights.
