@@ -535,7 +535,10 @@ func (in *splitInput) blame(field, text string, sp traffic.Split, place []int) {
 		case strings.HasPrefix(field, "tier."):
 			field = "targets"
 		case strings.HasPrefix(field, "lanes."):
-			field, text = "lanes", strings.TrimPrefix(field, "lanes.")+": "+text
+			field = in.laneField(strings.TrimPrefix(field, "lanes."))
+			if in.wrong[field] != "" { // what cannot be read is no value to judge
+				return
+			}
 		}
 		in.wrong[field] = strings.TrimSpace(in.wrong[field] + " " + sentence(text))
 		return

@@ -27,10 +27,17 @@ func optionsOf(sp traffic.Split) (map[string]string, []laneInput) {
 		}
 		return strconv.Itoa(n)
 	}
-	opt := map[string]string{"driver": string(sp.Driver), "order": string(sp.Order), "local": string(sp.Local)}
+	// A default that is written out is the same as one that is left out.
+	other := func(v, usual string) string {
+		if v == usual {
+			return ""
+		}
+		return v
+	}
+	opt := map[string]string{"driver": string(sp.Driver), "order": other(string(sp.Order), string(traffic.Spread)), "local": string(sp.Local)}
 	if k := sp.Key; k != nil {
-		opt["key.from"], opt["key.header"], opt["key.token"] = string(k.From), k.Header, number(k.Token)
-		opt["key.hash"], opt["key.bound"] = string(k.Hash), number(k.Bound)
+		opt["key.from"], opt["key.header"], opt["key.token"] = other(string(k.From), string(traffic.FromHeader)), k.Header, number(k.Token)
+		opt["key.hash"], opt["key.bound"] = other(string(k.Hash), string(traffic.Rendezvous)), number(k.Bound)
 	}
 	if s := sp.Spill; s != nil {
 		opt["spill.factor"], opt["spill.panic"] = number(s.Factor), number(s.Panic)
@@ -99,8 +106,29 @@ func (in *splitInput) readOptions(form url.Values, sp *traffic.Split) {
 		if l.name == "" {
 			continue
 		}
-		sp.Lanes = append(sp.Lanes, traffic.Lane{Name: l.name, TimeoutMS: number("lanes", l.timeout), Retries: number("lanes", l.retries), Target: l.target, Fallback: l.fallback})
+		sp.Lanes = append(sp.Lanes, traffic.Lane{Name: l.name, TimeoutMS: number(p+"timeout", l.timeout), Retries: number(p+"retries", l.retries), Target: l.target, Fallback: l.fallback})
 	}
+}
+
+// laneField is the form's field of a lane's member, which traffic calls by the
+// lane's name, or by its place among those that have one.
+func (in *splitInput) laneField(of string) string {
+	name, member, _ := strings.Cut(of, ".")
+	member = strings.TrimSuffix(member, "ms")
+	named, at := 0, -1
+	for i, l := range in.lanes {
+		if l.name == "" {
+			continue
+		}
+		if l.name == name || at < 0 && strconv.Itoa(named) == name {
+			at = i
+		}
+		named++
+	}
+	if at < 0 {
+		return "lanes"
+	}
+	return fmt.Sprintf("l.%d.%s", at, member)
 }
 
 // optionsView shows the options; one row more of lanes than there are.
@@ -113,13 +141,20 @@ func (in splitInput) optionsView() templates.SplitOptions {
 	if len(lanes) == 0 || lanes[len(lanes)-1].name != "" && len(lanes) < traffic.MaxLanes {
 		lanes = append(lanes, laneInput{})
 	}
+	laneWrong := false
 	for i, l := range lanes {
-		v.Lanes = append(v.Lanes, templates.LaneForm{I: strconv.Itoa(i), Name: l.name, Timeout: l.timeout, Retries: l.retries, Target: l.target, Fallback: l.fallback})
+		row := templates.LaneForm{I: strconv.Itoa(i), Name: l.name, Timeout: l.timeout, Retries: l.retries, Target: l.target, Fallback: l.fallback, Wrong: map[string]string{}}
+		for _, f := range []string{"name", "timeout", "retries", "target", "fallback"} {
+			if text := in.wrong[fmt.Sprintf("l.%d.%s", i, f)]; text != "" {
+				row.Wrong[f], laneWrong = text, true
+			}
+		}
+		v.Lanes = append(v.Lanes, row)
 	}
 	for _, name := range optionNames {
 		v.Open = v.Open || name != "driver" && v.Value[name] != "" || name == "driver" && v.Value[name] != "" && v.Value[name] != string(traffic.DriverKV) || in.wrong[name] != ""
 	}
-	v.Open = v.Open || len(lanes) > 1 || in.wrong["lanes"] != ""
+	v.Open = v.Open || len(lanes) > 1 || in.wrong["lanes"] != "" || laneWrong
 	return v
 }
 

@@ -109,7 +109,31 @@ func TestWrongOptionsAreSaid(t *testing.T) {
 	}
 	form.Set("l.0.name", "high")
 	form.Set("l.0.timeout", "0")
-	st.ask("POST", "/splits/new", form).status(422).says("split-form", "timeoutms: 0 is not between")
+	form.Set("l.0.fallback", "nobody")
+	form["l.1.name"], form["l.1.timeout"], form["l.1.retries"], form["l.1.target"], form["l.1.fallback"] = []string{"a b"}, []string{"soon"}, []string{"99"}, []string{""}, []string{""}
+	a := st.ask("POST", "/splits/new", form).status(422)
+	for field, says := range map[string]string{"l.0.timeout": "0 is not between 1 and", "l.0.fallback": `has no target "nobody"`, "l.1.name": "64 letters", "l.1.timeout": "whole number", "l.1.retries": "99 is not between"} {
+		n := find(a.doc, func(n *html.Node) bool { return attr(n, "name") == field })
+		if n == nil || attr(n, "aria-invalid") != "true" || !strings.Contains(text(n.Parent), says) {
+			t.Errorf("%s: its field does not say %q", field, says)
+		}
+	}
+}
+
+// A default that a document writes out is shown as the default and stays one.
+func TestDefaultsThatAreWrittenOut(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.splits[0].Split.Order = traffic.Spread
+	w.splits[1].Split.Key = &traffic.Keyed{From: traffic.FromHeader, Hash: traffic.Rendezvous}
+	st := newSite(t, w)
+	for _, name := range []string{"orders", "payments"} {
+		a := st.get("/splits/" + name + "/edit").status(200)
+		_, fields := a.form("split-form")
+		chosen(a, "split-form", fields)
+		fields.Set("reason", "as it is")
+		st.ask("POST", "/splits/"+name+"/edit", fields).status(200).says("main", "Nothing would change")
+	}
 }
 
 // A split that the servers carry out shows what each does, and its dry run shows

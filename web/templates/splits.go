@@ -257,7 +257,11 @@ type SplitOptions struct {
 }
 
 // LaneForm is one lane of it; I is its place in the form.
-type LaneForm struct{ I, Name, Timeout, Retries, Target, Fallback string }
+type LaneForm struct {
+	I, Name, Timeout, Retries, Target, Fallback string
+
+	Wrong map[string]string // by name, timeout, retries, target, fallback
+}
 
 // ServerRow is what one server does with a split that the servers carry out.
 type ServerRow struct {
