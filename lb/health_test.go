@@ -157,7 +157,8 @@ func TestLanes(t *testing.T) {
 		{Name: "safe", TimeoutMS: 60_000, Retries: 0, Target: "east", Fallback: "backup"},
 	}
 	p := publisher(t, nc, lb.WithFallback(s), lb.WithRepeatableRequests(), lb.WithBreaker(traffic.BreakerConfig{BadRequests: 2, Interval: 500 * time.Millisecond}))
-	if _, err := p.Lane("high").Request(t.Context(), &nats.Msg{}); !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) {
+	alone := publisher(t, nc, lb.WithFallback(s), lb.WithRepeatableRequests(), lb.WithoutBreaker()) // never picks the backup
+	if _, err := alone.Lane("high").Request(t.Context(), &nats.Msg{}); !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) {
 		t.Errorf("a request that nobody answers in time: %v", err)
 	}
 	wait.For(t, 30*time.Second, "all attempts to arrive", func() bool { return asked.Load() >= 4 })
@@ -184,6 +185,33 @@ func TestLanes(t *testing.T) {
 	}
 	if _, err := p.Lane("urgent").Request(t.Context(), &nats.Msg{}); !errors.Is(err, lb.ErrNoLane) {
 		t.Errorf("a lane that there is not: %v", err)
+	}
+}
+
+// A request that may be worked off twice is repeated at the lane's fallback when it
+// was not answered in time, and one that may not is not.
+func TestARequestIsRepeatedAtTheFallback(t *testing.T) {
+	t.Parallel()
+	url := natstest.Server(t).ClientURL()
+	nc, workers := natstest.Connect(t, url), natstest.Connect(t, url)
+	serve(t, workers, "east", func(*nats.Msg) {}) // gets all and answers nothing
+	serve(t, workers, "backup", done)
+	s := splitOf(weights{"east": 100, "backup": 100})
+	s.Targets[1].Tier = 1
+	s.Lanes = []traffic.Lane{{Name: "high", TimeoutMS: 50, Retries: 1, Fallback: "backup"}}
+	p := publisher(t, nc, lb.WithFallback(s), lb.WithoutBreaker(), lb.WithRepeatableRequests())
+	for range 5 {
+		msg := &nats.Msg{}
+		if _, err := p.Lane("high").Request(t.Context(), msg); err != nil || msg.Subject != "orders.process.backup" {
+			t.Errorf("a request that nobody answers in time went to %s: %v", msg.Subject, err)
+		}
+	}
+	if st := p.Stats(); st.Moved != 5 || st.Failed != 0 {
+		t.Errorf("Stats = %+v, want 5 moved and none failed", st)
+	}
+	once := publisher(t, nc, lb.WithFallback(s), lb.WithoutBreaker())
+	if _, err := once.Lane("high").Request(t.Context(), &nats.Msg{}); err == nil {
+		t.Error("a request that may not be worked off twice was repeated elsewhere")
 	}
 }
 

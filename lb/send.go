@@ -141,7 +141,9 @@ type route struct {
 	key     string
 	timeout time.Duration // of an attempt; 0 leaves it to the caller's context
 	retries int
-	free    bool // repetitions cost nothing of the budget
+	free    bool   // repetitions cost nothing of the budget
+	twice   bool   // may be worked off twice: a repetition may go to any target
+	other   string // target for repetitions, when the split would pick none; "" none
 }
 
 func (s Sender) route(msg *nats.Msg) (route, error) {
@@ -152,7 +154,7 @@ func (s Sender) route(msg *nats.Msg) (route, error) {
 	r := route{place: to, key: key, timeout: attemptTimeout, retries: s.p.attempts - 1}
 	if s.lane != "" {
 		lane, _ := to.d.rev.Split.Lane(s.lane) // find has found it
-		r.timeout, r.retries = lane.Timeout(), lane.Retries
+		r.timeout, r.retries, r.other = lane.Timeout(), lane.Retries, lane.Fallback
 	}
 	return r, nil
 }
@@ -301,6 +303,7 @@ func (s Sender) Request(ctx context.Context, msg *nats.Msg) (*nats.Msg, error) {
 	if s.lane == "" {
 		r.timeout = 0 // the caller's context alone
 	}
+	r.twice = s.p.repeat
 	var answer *nats.Msg
 	err = s.attempts(ctx, &r, func(ctx context.Context, r route) (err error) {
 		if answer, err = s.ask(ctx, r, msg); err == nil && failedService(answer) {
@@ -359,21 +362,31 @@ func bounded(ctx context.Context, timeout time.Duration, do func(context.Context
 	return do(ctx)
 }
 
-// elsewhere looks for another target of a message that failed at one. With a key
-// there is only the one that the key has now.
+// elsewhere looks for another target of a message that failed at one: one that
+// the split picks, or else its lane's fallback. With a key there is only the one
+// that the key has now.
 func (s Sender) elsewhere(r route, err error) (route, bool) {
 	d := s.p.now.Load()
-	sure := nobody(err)
-	for range 4 {
-		next := r
-		next.place = place{d, s.p.pick(d, r.key)}
+	sure := r.twice || nobody(err)
+	next := r
+	may := func(i int) bool {
+		if i < 0 {
+			return false
+		}
+		next.place = place{d, i}
 		if next.member() == r.member() {
-			continue
+			return false
 		}
 		a, b := r.member().stream.Load(), next.member().stream.Load()
-		if sure || a != nil && b != nil && *a == *b {
+		return sure || a != nil && b != nil && *a == *b
+	}
+	for range 4 {
+		if may(s.p.pick(d, r.key)) {
 			return next, true
 		}
+	}
+	if r.other != "" && may(d.at(r.other)) {
+		return next, true
 	}
 	return r, false
 }

@@ -28,7 +28,7 @@ const (
 // default.
 type BreakerConfig struct {
 	Consecutive int           // failures in a row that open at once; 5
-	Requests    int           // outcomes in an interval before a share means anything; 20
+	Requests    int           // outcomes in an interval before their share means anything; 20
 	FailedShare float64       // share of failures in an interval that opens; 0.5
 	Interval    time.Duration // over which outcomes are judged; 2 s
 	OpenFor     time.Duration // first time it stays open; 10 s, doubled at each return, up to OpenMax
@@ -64,8 +64,9 @@ func def[T comparable](v *T, d T) {
 // than any observer from outside, and without one. It is a state machine over the
 // times that it is given and has no lock.
 //
-// Closed → open: Consecutive failures in a row, or FailedShare of at least
-// Requests outcomes of an interval. Time-outs alone never open it: they say slow,
+// Closed → open: Consecutive failures in a row, FailedShare of at least Requests
+// outcomes of an interval, or no success at all among so many: a process that is
+// stopped lets everything time out. Other time-outs never open it: they say slow,
 // and to take a slow target's whole share away fells the next one. They lower the
 // share it takes, by the square, down to a quarter.
 //
@@ -170,7 +171,7 @@ func (b *Breaker) advance(now time.Time) {
 			b.phase, b.part = Closed, 1
 			b.hold = max(b.cfg.OpenFor, b.hold/4) // half of what it waited last
 		}
-	case b.phase == Closed && n >= b.cfg.Requests && float64(b.failed) >= b.cfg.FailedShare*float64(n):
+	case b.phase == Closed && n >= b.cfg.Requests && (b.ok == 0 || float64(b.failed) >= b.cfg.FailedShare*float64(n)):
 		b.open(now)
 		return
 	}

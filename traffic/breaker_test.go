@@ -64,7 +64,8 @@ func TestBreakerOpensAtHalfOfAnInterval(t *testing.T) {
 	}
 }
 
-// Slow is not dead: time-outs lower the share, and never to nothing.
+// Slow is not dead: time-outs lower the share, and never to nothing while anything
+// succeeds.
 func TestTimeOutsLowerTheShare(t *testing.T) {
 	t.Parallel()
 	r := newRig()
@@ -77,13 +78,33 @@ func TestTimeOutsLowerTheShare(t *testing.T) {
 	if h := r.Health(); r.Circuit() != Closed || math.Abs(h-0.81) > 0.02 {
 		t.Errorf("a tenth times out: %s, health %.2f, want 0.81", r.Circuit(), h)
 	}
-	r.feed(200, 5*time.Second, always(TimedOut))
+	r.feed(200, 5*time.Second, func(i int) Outcome {
+		if i%10 == 0 {
+			return Succeeded
+		}
+		return TimedOut
+	})
 	if h := r.Health(); r.Circuit() != Closed || h != 0.25 {
-		t.Errorf("all time out: %s, health %.2f, want 0.25", r.Circuit(), h)
+		t.Errorf("nine of ten time out: %s, health %.2f, want 0.25", r.Circuit(), h)
 	}
 	r.feed(200, 5*time.Second, always(Succeeded))
 	if h := r.Health(); h != 1 {
 		t.Errorf("it is fast again: health %.2f", h)
+	}
+}
+
+// A process that is stopped answers nothing at all.
+func TestBreakerOpensWhenNothingSucceeds(t *testing.T) {
+	t.Parallel()
+	r := newRig()
+	r.feed(100, 2*time.Second, always(Succeeded))
+	r.feed(19, 2100*time.Millisecond, always(TimedOut))
+	if r.Circuit() != Closed {
+		t.Errorf("too few time-outs opened it: %s", r.Circuit())
+	}
+	r.feed(100, 3*time.Second, always(TimedOut))
+	if r.Circuit() != Opened {
+		t.Errorf("when all time out it is %s", r.Circuit())
 	}
 }
 
