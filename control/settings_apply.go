@@ -286,6 +286,7 @@ func (c *Control) consumerInForce(ctx context.Context, ch traffic.ConsumerChange
 			printable([]byte(strings.Join(also, ", "))))
 	}
 	c.noteConsumer(ch)
+	c.lookLater(ch)
 	k := keyOf(ch.Consumer)
 	c.tell(ctx, c.aboutConsumer(traffic.EntryConsumerWritten, ch, ch.Actor, fmt.Sprintf("Consumer %s has %s.", named(k), afterWords(ch.Diff))))
 	c.log.InfoContext(ctx, "consumer changed", "stream", k.Stream, "consumer", k.Consumer, "change", ch.ID, "diff", diffWords(ch.Diff), "actor", ch.Actor)
@@ -340,9 +341,9 @@ func (c *Control) tendConsumers(ctx context.Context) {
 		}
 		now := c.now()
 		c.mu.Lock()
-		next, seen := c.attempts[ch.ID]
+		wait := ch.Phase == traffic.Baking && now.Before(ch.HoldEnds) && c.attempts[ch.ID].next.After(now)
 		c.mu.Unlock()
-		if seen && next.next.After(now) && !(ch.Phase == traffic.Baking && !now.Before(ch.HoldEnds)) {
+		if wait {
 			continue
 		}
 		release, ok := c.tryClaim(gateOf(keyOf(ch.Consumer)))
@@ -357,11 +358,6 @@ func (c *Control) tendConsumers(ctx context.Context) {
 				c.judge(context.WithoutCancel(ctx), ch, s, err)
 			}
 		}
-		c.mu.Lock()
-		if ch, ok := c.book.settings[ch.ID]; ok && !ch.Phase.Final() {
-			c.attempts[ch.ID] = attempt{next: now.Add(c.retry())}
-		}
-		c.mu.Unlock()
 		release()
 	}
 }
@@ -385,12 +381,20 @@ func (c *Control) holdConsumer(ctx context.Context, ch traffic.ConsumerChange, s
 		return
 	}
 	if now.Before(ch.HoldEnds) {
+		c.lookLater(ch)
 		return
 	}
 	var said string
 	ch.Effect, said = c.consumerEffect(ctx, ch, now)
 	c.endConsumer(ctx, ch, traffic.Verified, traffic.EntryConsumerVerified, driverName,
 		fmt.Sprintf("Still in force after %s. %s", short(now.Sub(ch.Written)), said))
+}
+
+// lookLater spares the servers a look at every tick.
+func (c *Control) lookLater(ch traffic.ConsumerChange) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.attempts[ch.ID] = attempt{next: c.now().Add(c.retry())}
 }
 
 // consumerEffect compares the consumer before and after a change, over as long

@@ -179,9 +179,10 @@ func TestConsumerPauseAndResume(t *testing.T) {
 	}
 
 	e = consumerEdit(t, c, k, traffic.ConsumerPatch{PauseUntil: new(time.Time)})
-	warns(t, c, e, "5 messages wait and are delivered at once")
+	warns(t, c, e, "5 messages wait", "when the next message comes")
 	resumed := mustChange(t, c, e)
-	wait.For(t, patient, "the rest", func() bool { return w.got.Load() == 8 })
+	publish(t, nc, "orders.w0", 1)
+	wait.For(t, patient, "the rest", func() bool { return w.got.Load() == 9 })
 	if old, _ := c.consumerChange(ch.ID); old.Phase != traffic.Replaced {
 		t.Errorf("the pause is %s", old.Phase)
 	}

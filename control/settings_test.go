@@ -30,10 +30,15 @@ func of[T any](v T) *T { return &v }
 // settings asks the leader.
 func settings(tb testing.TB, c *Control, k fleet.ConsumerKey) traffic.ConsumerSettings {
 	tb.Helper()
-	s, err := c.ConsumerSettings(context.Background(), k)
-	if err != nil {
-		tb.Fatalf("ConsumerSettings(%v): %v", k, err)
-	}
+	var s traffic.ConsumerSettings
+	wait.For(tb, patient, "the consumer's leader to answer", func() bool {
+		var err error
+		s, err = c.ConsumerSettings(context.Background(), k)
+		if err != nil && fleet.KindOf(err) != fleet.Unavailable { // a busy machine may answer late
+			tb.Fatalf("ConsumerSettings(%v): %v", k, err)
+		}
+		return err == nil
+	})
 	return s
 }
 
@@ -46,7 +51,10 @@ func consumerEdit(tb testing.TB, c *Control, k fleet.ConsumerKey, p traffic.Cons
 func mustChange(tb testing.TB, c *Control, e traffic.ConsumerEdit) traffic.ConsumerChange {
 	tb.Helper()
 	ch, err := c.ApplyConsumer(context.Background(), e)
-	if err != nil {
+	switch {
+	case err != nil && fleet.KindOf(err) == fleet.Unknown: // a busy machine may answer late
+		ch = waitConsumer(tb, c, ch.ID, traffic.Baking)
+	case err != nil:
 		tb.Fatalf("ApplyConsumer: %v", err)
 	}
 	if ch.Phase != traffic.Baking {
@@ -68,13 +76,20 @@ func waitConsumer(tb testing.TB, c *Control, id string, want traffic.Phase) traf
 // checkConsumerReplay holds what the journal tells against what is remembered.
 func checkConsumerReplay(tb testing.TB, c *Control, ledger *memLedger) {
 	tb.Helper()
-	again := New(Config{Ledger: ledger, Observer: script(nil)})
-	if err := again.replay(context.Background()); err != nil {
-		tb.Fatal(err)
-	}
-	if a, b := asJSON(tb, again.ConsumerChanges()), asJSON(tb, c.ConsumerChanges()); a != b {
-		tb.Errorf("the journal tells\n%s\nremembered is\n%s", a, b)
-	}
+	told, held := "", ""
+	defer func() {
+		if tb.Failed() {
+			tb.Logf("the journal tells\n%s\nremembered is\n%s", told, held)
+		}
+	}()
+	wait.For(tb, patient, "the journal to tell what is remembered", func() bool {
+		again := New(Config{Ledger: ledger, Observer: script(nil)})
+		if err := again.replay(context.Background()); err != nil {
+			tb.Fatal(err)
+		}
+		told, held = asJSON(tb, again.ConsumerChanges()), asJSON(tb, c.ConsumerChanges())
+		return told == held
+	})
 }
 
 func without(m map[string]any, fields ...string) map[string]any {

@@ -63,7 +63,8 @@ func (c *Control) consumerWarnings(ctx context.Context, k fleet.ConsumerKey, d c
 	if changed(fieldPause) {
 		switch {
 		case after.PausedUntil.IsZero():
-			say("%d messages wait and are delivered at once, as far as max_ack_pending and the clients' pulls allow.", before.Backlog)
+			// updatePauseState of nats-server signals nobody when a pause is taken away.
+			say("%d messages wait. They are delivered when the next message comes or the next pull is made, at the latest when the waiting pulls end: nats-server 2.15 does not wake clients for a resume, only for a pause that runs out.", before.Backlog)
 		default:
 			say("Until %s nothing is delivered, nor delivered again; then it goes on by itself. Work in flight goes on: %d messages are with workers now, and their acknowledgements count.",
 				after.PausedUntil.UTC().Format(time.DateTime+" MST"), before.InFlight)
