@@ -128,32 +128,36 @@ func (w *QueueWorker) Run(ctx context.Context) error {
 		<-reported
 	}
 
-	sub, err := w.nc.QueueSubscribe(w.cfg.Subject, w.group, func(msg *nats.Msg) {
-		w.inFlight.Add(1)
-		work <- msg
-	})
+	sub, err := w.nc.QueueSubscribeSync(w.cfg.Subject, w.group)
 	if err != nil {
 		finish()
 		return fmt.Errorf("join queue group %s of %s: %w", w.group, w.cfg.Subject, err)
 	}
+	var why error
 	left := make(chan struct{}) // the subscription has handed over its last message
-	sub.SetClosedHandler(func(string) { close(left) })
+	go func() {
+		defer close(left)
+		why = w.hand(sub, work)
+	}()
 	if w.cfg.Dynamic {
 		w.log.WarnContext(ctx, "this worker has a queue group of its own: every group gets every message, so this balances no load")
 	}
 
 	select {
 	case <-ctx.Done():
+		if drained := sub.Drain(); drained != nil && !w.nc.IsClosed() {
+			err = fmt.Errorf("leave queue group %s: %w", w.group, drained)
+			_ = sub.Unsubscribe()
+		}
+		<-left
 	case <-left: // the connection was closed, or the server refused
 	}
-	err = nil
-	if ctx.Err() == nil || w.nc.IsClosed() {
+	switch {
+	case w.nc.IsClosed():
 		err = fmt.Errorf("work for target %s: %w", w.cfg.Target, nats.ErrConnectionClosed)
-	} else if drained := sub.Drain(); drained != nil {
-		err = fmt.Errorf("leave queue group %s: %w", w.group, drained)
-		_ = sub.Unsubscribe()
+	case ctx.Err() == nil:
+		err = fmt.Errorf("work for target %s: %w", w.cfg.Target, why)
 	}
-	<-left
 	finish()
 	if err == nil && w.nc.IsConnected() {
 		flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
@@ -163,6 +167,22 @@ func (w *QueueWorker) Run(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// hand hands messages over until the subscription ends, and returns why it did.
+func (w *QueueWorker) hand(sub *nats.Subscription, work chan<- *nats.Msg) error {
+	for {
+		msg, err := sub.NextMsgWithContext(context.Background()) // the subscription's end ends it
+		switch {
+		case err == nil:
+			w.inFlight.Add(1)
+			work <- msg
+		case errors.Is(err, nats.ErrSlowConsumer):
+			w.log.Warn("messages were dropped: this worker is too slow for what its queue group sends it")
+		default:
+			return err
+		}
+	}
 }
 
 // handle runs the handler and answers for it when it failed.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -187,6 +188,33 @@ func TestQueueWorkerAnswersWithErrors(t *testing.T) {
 		processed, failed = processed+r.Processed, failed+r.Failed
 		return failed == 1 && processed >= 2
 	})
+}
+
+// At whatever moment the connection is closed under it, Run returns and says so.
+func TestQueueWorkerWhoseConnectionIsClosed(t *testing.T) {
+	t.Parallel()
+	url := natstest.Server(t).ClientURL()
+	for i := range 100 {
+		nc := natstest.Connect(t, url)
+		w, err := lb.NewQueueWorker(nc, queueConfig(answer))
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- w.Run(context.Background()) }()
+		for range i * 20 {
+			runtime.Gosched()
+		}
+		nc.Close()
+		select {
+		case err := <-done:
+			if !errors.Is(err, nats.ErrConnectionClosed) {
+				t.Fatalf("Run = %v, want that the connection was closed", err)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatal("Run did not return")
+		}
+	}
 }
 
 func TestNewQueueWorkerRefuses(t *testing.T) {
