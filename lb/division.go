@@ -259,7 +259,6 @@ func (d *division) at(name string) int {
 // false when it says nothing: a connection that is gone, a caller who gave up, a
 // message that nobody would take.
 func (p *Publisher) judge(ctx context.Context, err error) (o traffic.Outcome, ok bool) {
-	var api *jetstream.APIError
 	switch {
 	case err == nil:
 		return traffic.Succeeded, true
@@ -269,7 +268,7 @@ func (p *Publisher) judge(ctx context.Context, err error) (o traffic.Outcome, ok
 		return traffic.Failed, true
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout), errors.Is(err, jetstream.ErrAsyncPublishTimeout):
 		return traffic.TimedOut, true
-	case errors.Is(err, errService), errors.As(err, &api) && api.Code >= 500:
+	case errors.Is(err, errService), apiCode(err) >= 500:
 		return traffic.Failed, true
 	}
 	return 0, false
@@ -278,6 +277,5 @@ func (p *Publisher) judge(ctx context.Context, err error) (o traffic.Outcome, ok
 // nobody reports whether an error proves that nobody has the message: it may be
 // sent to any other target.
 func nobody(err error) bool {
-	var api *jetstream.APIError
-	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) || errors.As(err, &api)
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) || apiCode(err) != 0
 }

@@ -510,51 +510,55 @@ func TestPublishJSTriesAgain(t *testing.T) {
 	}
 }
 
-func BenchmarkPublish(b *testing.B) {
-	nc := natstest.Connect(b, natstest.Server(b).ClientURL())
-	data := make([]byte, 128)
-	b.Run("baseline=nats.Conn", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			if err := nc.Publish("orders.process.east", data); err != nil {
-				b.Fatal(err)
-			}
+// A full window holds the program up, for as long as it has patience.
+func TestPublishAsyncWaitsForRoom(t *testing.T) {
+	t.Parallel()
+	nc := natstest.Connect(t, natstest.Server(t).ClientURL())
+	// It answers as a stream does, but only when it is told to.
+	stored, err := nc.SubscribeSync(eastSubject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := func() {
+		t.Helper()
+		msg, err := stored.NextMsg(30 * time.Second)
+		if err != nil {
+			t.Fatal(err)
 		}
-	})
-	b.Run("Publisher", func(b *testing.B) {
-		p := publisher(b, nc, lb.WithFallback(splitOf(weights{"east": 60, "west": 30, "backup": 10})))
-		ctx := b.Context()
-		b.ReportAllocs()
-		for b.Loop() {
-			if err := p.Publish(ctx, data); err != nil {
-				b.Fatal(err)
-			}
+		if err := msg.Respond([]byte(`{"stream":"ORDERS","seq":1}`)); err != nil {
+			t.Fatal(err)
 		}
-	})
-}
-
-func BenchmarkPublishJS(b *testing.B) {
-	nc := natstest.Connect(b, natstest.Server(b).ClientURL())
-	js := jetStream(b, nc)
-	ordersStream(b, js, 1)
-	data := make([]byte, 128)
-	b.Run("baseline=JetStream", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			if _, err := js.Publish(b.Context(), "orders.process.east", data); err != nil {
-				b.Fatal(err)
-			}
+	}
+	p := publisher(t, nc, lb.WithFallback(splitOf(weights{"east": 100})), lb.WithJetStream(jetstream.WithPublishAsyncMaxPending(1)))
+	if _, err := p.PublishAsync(t.Context(), &nats.Msg{}); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := p.PublishAsync(short, &nats.Msg{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("PublishAsync into a full window = %v, want the end of its context", err)
+	}
+	second := make(chan error, 1)
+	go func() {
+		_, err := p.PublishAsync(t.Context(), &nats.Msg{})
+		second <- err
+	}()
+	answer()
+	select {
+	case err := <-second:
+		if err != nil {
+			t.Errorf("PublishAsync when there is room again: %v", err)
 		}
-	})
-	for _, attempts := range []int{1, 3} { // with more than one, messages carry an id that the stream remembers
-		b.Run(fmt.Sprintf("Publisher/attempts=%d", attempts), func(b *testing.B) {
-			p := publisher(b, nc, lb.WithFallback(splitOf(weights{"east": 60, "west": 30, "backup": 10})), lb.WithAttempts(attempts))
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := p.PublishJS(b.Context(), &nats.Msg{Data: data}); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
+	case <-time.After(30 * time.Second):
+		t.Fatal("PublishAsync still waits")
+	}
+	answer()
+	ctx, end := context.WithTimeout(t.Context(), 30*time.Second)
+	defer end()
+	if err := p.Flush(ctx); err != nil {
+		t.Error(err)
+	}
+	if s := p.Stats().Targets["east"]; s.Sent != 2 || s.InFlight != 0 {
+		t.Errorf("Stats = %+v, want two sent and none in flight", s)
 	}
 }

@@ -78,10 +78,11 @@ func (p *Publisher) PublishJS(ctx context.Context, msg *nats.Msg) (*jetstream.Pu
 	return Sender{p: p}.PublishJS(ctx, msg)
 }
 
-// PublishAsync sends a message to the picked target and returns at once; the
-// future tells the stream's answer. The messages of many calls are on their way at
-// the same time, up to the window of WithJetStream. Nothing is repeated, and Stats
-// counts the message as sent.
+// PublishAsync sends a message to the picked target and does not wait for the
+// stream's answer, which the future tells. The messages of many calls are on their
+// way at the same time, up to the window of WithJetStream (4,000 if not said);
+// while it is full, PublishAsync waits until ctx ends. Nothing is repeated
+// elsewhere, and Stats counts the message as sent.
 func (p *Publisher) PublishAsync(ctx context.Context, msg *nats.Msg) (jetstream.PubAckFuture, error) {
 	return Sender{p: p}.PublishAsync(ctx, msg)
 }
@@ -222,11 +223,25 @@ func (s Sender) PublishAsync(ctx context.Context, msg *nats.Msg) (jetstream.PubA
 	if err == nil {
 		s.address(to, msg)
 		to.member().inFlight.Add(1)
-		if future, err = s.p.async.PublishMsgAsync(msg); err != nil {
+		if future, err = s.p.inWindow(ctx, msg); err != nil {
 			to.member().inFlight.Add(-1)
 		}
 	}
 	return future, s.count(to, err)
+}
+
+// inWindow sends a message as soon as the window has room. The client itself gives
+// up after 200 ms, which a server that is electing a leader takes longer than.
+func (p *Publisher) inWindow(ctx context.Context, msg *nats.Msg) (jetstream.PubAckFuture, error) {
+	for {
+		future, err := p.async.PublishMsgAsync(msg)
+		if !errors.Is(err, jetstream.ErrTooManyStalledMsgs) {
+			return future, err
+		}
+		if ctx.Err() != nil {
+			return nil, errors.Join(ctx.Err(), err)
+		}
+	}
 }
 
 // acked and unacked are told what became of a message of PublishAsync.
@@ -260,7 +275,8 @@ func (m *member) stored(stream string) {
 		return
 	}
 	if old := m.stream.Load(); old == nil || *old != stream {
-		m.stream.Store(&stream)
+		name := stream // so that only news are allocated
+		m.stream.Store(&name)
 	}
 }
 
@@ -441,16 +457,22 @@ func (s Sender) ask(ctx context.Context, r route, msg *nats.Msg) (*nats.Msg, err
 
 // worthRepeating reports whether the same message may fare better in a moment.
 func worthRepeating(err error) bool {
-	var api *jetstream.APIError
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout),
 		errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse),
 		errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrConnectionReconnecting):
 		return true
-	case errors.As(err, &api):
-		return api.Code >= 500
 	}
-	return false
+	return apiCode(err) >= 500
+}
+
+// apiCode is the code of an error that JetStream answered, 0 of any other.
+func apiCode(err error) int {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return api.Code
+	}
+	return 0
 }
 
 // errService is what a micro service answered that could not do what was asked.
