@@ -205,51 +205,6 @@ func TestWorkerAsksForRedeliveryOfWhatFailed(t *testing.T) {
 	wait.For(t, 30*time.Second, "the acknowledgements", func() bool { return info(t, js).AckFloor.Stream == 20 })
 }
 
-// Ten stops under load: nothing is lost, and nothing had to be redelivered.
-func TestWorkerStopsInOrder(t *testing.T) {
-	t.Parallel()
-	nc, js := system(t)
-	var l ledger
-	var redelivered atomic.Int64
-	next := 0
-	for stop := range 10 {
-		cfg := config(func(ctx context.Context, msg jetstream.Msg) error {
-			l.add(msg)
-			return work(ctx, 5*time.Millisecond)
-		})
-		cfg.Concurrency = 8
-		cfg.Prefetch = stop % 3 * 4
-		cfg.Observe = func(o lb.Outcome) {
-			if o.Err != nil {
-				t.Errorf("order %d: %v", o.Sequence, o.Err)
-			}
-			if o.Deliveries > 1 {
-				redelivered.Add(1)
-			}
-		}
-		w := worker(t, natstest.Connect(t, nc.ConnectedUrl()), cfg)
-		halt := running(t, "worker", w.Run)
-		publishOrders(t, js, next, next+300)
-		next += 300
-		wait.For(t, 30*time.Second, "some work", func() bool { return w.Stats().Processed >= 50 })
-		halt()
-		if s := w.Stats(); s.InFlight != 0 {
-			t.Errorf("after Run %d messages are in flight", s.InFlight)
-		}
-		// Acknowledgements are one-way; the server may still be at the last of them.
-		wait.For(t, 30*time.Second, "the last acknowledgements", func() bool { return info(t, js).NumAckPending == 0 })
-	}
-	cfg := config(func(_ context.Context, msg jetstream.Msg) error { l.add(msg); return nil })
-	cfg.Concurrency = 8
-	running(t, "last worker", worker(t, nc, cfg).Run)
-	wait.For(t, 30*time.Second, "the rest", func() bool { i := info(t, js); return i.NumPending == 0 && i.NumAckPending == 0 })
-	orders, handled := l.counts()
-	t.Logf("10 stops: %d orders published, %d handled, %d handler runs, %d redelivered", next, orders, handled, redelivered.Load())
-	if orders != next || handled != next || redelivered.Load() != 0 {
-		t.Errorf("%d orders, %d handler runs, %d redelivered; want %d, %d, 0", orders, handled, redelivered.Load(), next, next)
-	}
-}
-
 // Handlers that take longer than the time to finish are cut off, and another
 // worker gets their messages at once.
 func TestWorkerCutsHandlersOffAfterTheDrainTime(t *testing.T) {
