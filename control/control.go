@@ -112,6 +112,7 @@ type Control struct {
 	interval  time.Duration        // of the collector, as the observations say
 	attempts  map[string]attempt   // by measurement that could not be put back yet, or consumer's change: when it is looked at next
 	driven    map[string]driven    // by split
+	drifted   time.Time            // when verified changes of consumers were last held against them
 }
 
 // New builds a Control. Nothing starts before Run.
@@ -190,7 +191,12 @@ func (c *Control) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return c.every(ctx, c.care) })
 	g.Go(func() error { return c.every(ctx, c.tend) })
-	g.Go(func() error { return c.every(ctx, c.tendConsumers) })
+	g.Go(func() error {
+		return c.every(ctx, func(ctx context.Context) {
+			c.tendConsumers(ctx)
+			c.driftConsumers(ctx)
+		})
+	})
 	if len(c.cfg.Drivers) > 0 {
 		g.Go(func() error { return c.every(ctx, c.drive) })
 	}

@@ -22,6 +22,13 @@ import (
 // them.
 const keptSettings = 500
 
+const (
+	// driftEvery and driftFor are how often, and for how long, it is looked whether
+	// a verified change is still in force.
+	driftEvery = time.Minute
+	driftFor   = 30 * 24 * time.Hour
+)
+
 // ApplyConsumer makes an edit real. It returns once the change is read back from
 // the consumer's leader (phase baking), or with the reason why it is not in
 // force. With an error of kind fleet.Unknown the change comes too: it is found
@@ -362,24 +369,91 @@ func (c *Control) tendConsumers(ctx context.Context) {
 	}
 }
 
-// holdConsumer looks whether a change is still in force.
-func (c *Control) holdConsumer(ctx context.Context, ch traffic.ConsumerChange, s consumerState, err error) {
+// driftConsumers looks now and then whether verified changes are still in force:
+// an application that starts weeks later with settings of its own says so to
+// nobody.
+func (c *Control) driftConsumers(ctx context.Context) {
+	if c.cfg.ReadOnly || c.js == nil || !c.cfg.Conn.IsConnected() {
+		return
+	}
 	now := c.now()
+	c.mu.Lock()
+	due := !now.Before(c.drifted.Add(driftEvery))
+	if due {
+		c.drifted = now
+	}
+	c.mu.Unlock()
+	if !due {
+		return
+	}
+	for _, ch := range c.standing(now) {
+		if ctx.Err() != nil {
+			return
+		}
+		release, ok := c.tryClaim(gateOf(keyOf(ch.Consumer)))
+		if !ok {
+			continue // it is being changed
+		}
+		if ch, _ = c.consumerChange(ch.ID); ch.Phase == traffic.Verified {
+			s, err := c.consumer(ctx, keyOf(ch.Consumer))
+			if what := replacedBy(ch, s, err); what != "" {
+				c.endConsumer(context.WithoutCancel(ctx), ch, traffic.Replaced, traffic.EntryConsumerReplaced, driverName,
+					fmt.Sprintf("%s That was seen %s after it was verified.", what, short(now.Sub(ch.Ended))))
+			}
+		}
+		release()
+	}
+}
+
+// standing are the verified changes of late that no newer one touched, newest
+// first.
+func (c *Control) standing(now time.Time) []traffic.ConsumerChange {
+	var out []traffic.ConsumerChange
+	seen := map[fleet.ConsumerKey]map[string]bool{}
+	for _, ch := range c.ConsumerChanges() {
+		k := fleet.ConsumerKey{Stream: ch.Consumer.Stream, Consumer: ch.Consumer.Consumer}
+		if seen[k] == nil {
+			seen[k] = map[string]bool{}
+		}
+		touched := false
+		for f := range fieldsOf(ch.After) {
+			touched = touched || seen[k][f]
+			seen[k][f] = seen[k][f] || !ch.Written.IsZero()
+		}
+		if ch.Phase == traffic.Verified && !touched && now.Before(ch.Ended.Add(driftFor)) {
+			out = append(out, ch)
+		}
+	}
+	return out
+}
+
+// replacedBy says what took the place of a change that was in force; "" is
+// nothing, or nothing that is known.
+func replacedBy(ch traffic.ConsumerChange, s consumerState, err error) string {
 	switch {
 	case err != nil && fleet.KindOf(err) == fleet.NotFound:
-		c.endConsumer(ctx, ch, traffic.Replaced, traffic.EntryConsumerReplaced, driverName, "The consumer was deleted before the end of the watch.")
-		return
+		return "The consumer was deleted."
 	case err != nil:
-		return // it is asked again
+		return "" // it is asked again
 	case !s.born.Equal(ch.Born):
-		c.endConsumer(ctx, ch, traffic.Replaced, traffic.EntryConsumerReplaced, driverName, "The consumer was created anew before the end of the watch.")
-		return
+		return "The consumer was created anew."
 	}
 	if other := s.lacks(fieldsOf(ch.After)); len(other) > 0 {
-		c.endConsumer(ctx, ch, traffic.Replaced, traffic.EntryConsumerReplaced, driverName,
-			fmt.Sprintf("Somebody else set %s, such as an application that creates or updates the consumer at its start with settings of its own.", valuesOf(s, other)))
+		return fmt.Sprintf("Somebody else set %s, such as an application that creates or updates the consumer at its start with settings of its own.", valuesOf(s, other))
+	}
+	return ""
+}
+
+// holdConsumer looks whether a change is still in force.
+func (c *Control) holdConsumer(ctx context.Context, ch traffic.ConsumerChange, s consumerState, err error) {
+	if what := replacedBy(ch, s, err); what != "" {
+		c.endConsumer(ctx, ch, traffic.Replaced, traffic.EntryConsumerReplaced, driverName, what)
 		return
 	}
+	if err != nil {
+		return
+	}
+	now := c.now()
 	if now.Before(ch.HoldEnds) {
 		c.lookLater(ch)
 		return

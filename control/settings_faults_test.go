@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -196,6 +197,46 @@ func TestConsumerPermissions(t *testing.T) {
 	}
 	if a, b := asJSON(t, serverConfig(t, nc, w1)), asJSON(t, before); a != b {
 		t.Errorf("forbidden, and it changed:\n%s\n%s", b, a)
+	}
+}
+
+// Who may publish to a consumer's CREATE may do more than the console asks for;
+// a filter in the subject is all that the server holds it to.
+func TestConsumerCreateGrantsMore(t *testing.T) {
+	t.Parallel()
+	srv := natstest.Server(t, natstest.Config(`
+accounts { APP { jetstream: enabled, users: [
+  { user: "app", password: "a" }
+  { user: "one", password: "o", permissions { publish: [ "$JS.API.CONSUMER.INFO.*.*", "$JS.API.CONSUMER.CREATE.ORDERS.w0.orders.w0", "$JS.API.CONSUMER.CREATE.ORDERS.many" ] } }
+] } }`))
+	nc := natstest.Connect(t, srv.ClientURL(), nats.UserInfo("app", "a"))
+	stream := ordersStream(t, nc, 1)
+	w0 := addConsumer(t, stream, rich("w0"))
+	cfg := rich("many")
+	cfg.FilterSubject, cfg.FilterSubjects = "", []string{"orders.a", "orders.b"}
+	many := addConsumer(t, stream, cfg)
+	one := natstest.Connect(t, srv.ClientURL(), nats.UserInfo("one", "o"))
+	ask := func(subject string, k fleet.ConsumerKey, set map[string]json.RawMessage) string {
+		c := New(Config{Conn: one, Observer: script(nil)})
+		s, err := c.consumer(context.Background(), k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := one.Request(subject, encode(map[string]any{"stream_name": k.Stream, "config": s.put(set), "action": "update"}), patient)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(m.Data)
+	}
+	filter := map[string]json.RawMessage{"filter_subject": json.RawMessage(`"orders.secret"`), "filter_subjects": nil}
+	if said := ask("$JS.API.CONSUMER.CREATE.ORDERS.w0.orders.w0", w0, filter); !strings.Contains(said, `"error"`) {
+		t.Errorf("another filter than the one in the subject: %s", said)
+	}
+	if said := ask("$JS.API.CONSUMER.CREATE.ORDERS.w0.orders.w0", w0, map[string]json.RawMessage{"description": json.RawMessage(`"mine"`)}); strings.Contains(said, `"error"`) {
+		t.Errorf("another setting: %s", said)
+	}
+	if said := ask("$JS.API.CONSUMER.CREATE.ORDERS.many", many, filter); strings.Contains(said, `"error"`) || serverConfig(t, nc, many)["filter_subject"] != "orders.secret" {
+		t.Errorf("nats-server holds a consumer with several filters to them: say so in docs/nats-permissions.md; %s", said)
 	}
 }
 

@@ -466,6 +466,15 @@ func TestConsumerChangeIsVerifiedOrReplaced(t *testing.T) {
 	if ch, _ := c.consumerChange(waits.ID); ch.Phase != traffic.Baking { // an hour
 		t.Errorf("change is %s before its time: %s", ch.Phase, ch.Outcome)
 	}
+	// An application that starts long after it was verified is seen, too; a change
+	// that a newer one replaced is no business of it.
+	clock.forward(3 * time.Hour)
+	update(t, stream, stays, func(cfg *jetstream.ConsumerConfig) { cfg.MaxAckPending = 79 })
+	clock.forward(driftEvery)
+	if ch := waitConsumer(t, c, verified.ID, traffic.Replaced); !strings.Contains(ch.Outcome, "set max_ack_pending 79") || !strings.Contains(ch.Outcome, "3h1m") {
+		t.Errorf("outcome %q", ch.Outcome)
+	}
+	waitConsumer(t, c, waits.ID, traffic.Verified) // its hour is over
 	// Later changes of other settings do not stand in the way of a way back.
 	if _, err := c.RollBackConsumer(ctx, second.ID, "ann", ""); err != nil {
 		t.Fatal(err)
@@ -474,7 +483,7 @@ func TestConsumerChangeIsVerifiedOrReplaced(t *testing.T) {
 		t.Errorf("in force are %+v", s)
 	}
 	wait.For(t, patient, "every step to be in the journal", func() bool {
-		return ledger.count(traffic.EntryConsumerVerified) == 2 && ledger.count(traffic.EntryConsumerReplaced) == 4
+		return ledger.count(traffic.EntryConsumerVerified) == 3 && ledger.count(traffic.EntryConsumerReplaced) == 5
 	})
 	checkConsumerReplay(t, c, ledger)
 }
