@@ -22,13 +22,14 @@ const (
 	driverName = "ballast driver"
 	// lookEvery is how often the servers are asked what they do: a server that
 	// comes back with older weights is seen after that.
-	lookEvery = 10 * time.Second
+	lookEvery = 5 * time.Second
 	// pushAgain is the least time between two pushes of one split: claims of an
 	// account with many clients cost every server half a second. While pushes help
 	// nobody, such as a server whose configuration lacks the file, it doubles up to
-	// pushSeldom.
+	// pushSeldom. For others than those it is pushSoon.
 	pushAgain  = 10 * time.Second
 	pushSeldom = 5 * time.Minute
+	pushSoon   = time.Second
 	// silentFor is how long a server that answered once is missed when it does not.
 	silentFor = 15 * time.Minute
 	// confirmFor is how long servers may take to follow a push before the operator
@@ -43,8 +44,10 @@ type driven struct {
 	lookErr error
 	pushed  time.Time
 	pushErr error
-	// wait is how long not to push again: pushes that help nobody become rare.
-	wait time.Duration
+	// helpless are the servers that the last push did not help, and wait is how long
+	// not to push again for them.
+	helpless string
+	wait     time.Duration
 	// lagging is set while the journal's last word is that some do not follow.
 	lagging bool
 }
@@ -62,6 +65,17 @@ func (d driven) follow() (follow, all, late int) {
 		}
 	}
 	return follow, len(d.inForce), late
+}
+
+// late names the servers that a push should make follow.
+func (d driven) late() string {
+	var names []string
+	for _, f := range d.inForce {
+		if f.State == traffic.ForceOther || f.State == traffic.ForceNone {
+			names = append(names, f.Server)
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // checkDriver refuses a driver that this console does not have.
@@ -124,7 +138,7 @@ func (c *Control) carryOut(ctx context.Context, ch traffic.Change) (traffic.Chan
 	follow, all, _ := c.driving(ch.Split).follow()
 	ch.Outcome = inForceOn(follow, all, elsewhere)
 	c.remember(ch)
-	c.noteDriven(ch.Split, func(d *driven) { d.lagging = follow < all || all == 0 })
+	c.noteDriven(ch.Split, func(d *driven) { d.lagging, d.helpless = follow < all || all == 0, d.late() })
 	c.tell(ctx, c.about(traffic.EntryDriven, ch, driverName, fmt.Sprintf("Revision %d of split %s is in force on %d of %d servers.", ch.Revision, ch.Split, follow, all)))
 	return ch, nil
 }
@@ -288,13 +302,17 @@ func (c *Control) repair(ctx context.Context, drv Driver, rev traffic.Revision) 
 	}
 	follow, all, late := d.follow()
 	if late == 0 {
-		c.noteDriven(s.Name, func(d *driven) { d.wait = 0 })
+		c.noteDriven(s.Name, func(d *driven) { d.wait, d.helpless = 0, "" })
 		if d.lagging && follow == all && all > 0 {
 			c.caughtUp(ctx, rev, fmt.Sprintf("Revision %d of split %s is now in force on all %d servers.", rev.Number, s.Name, all), follow, all)
 		}
 		return
 	}
-	if c.cfg.ReadOnly || c.now().Sub(d.pushed) < max(pushAgain, d.wait) {
+	patience := max(pushAgain, d.wait)
+	if d.late() != d.helpless {
+		patience = pushSoon
+	}
+	if c.cfg.ReadOnly || c.now().Sub(d.pushed) < patience {
 		return
 	}
 	// The picture of the watch may be old; a repair by an old document would be a
@@ -311,12 +329,13 @@ func (c *Control) repair(ctx context.Context, drv Driver, rev traffic.Revision) 
 	follow, all, left := c.driving(s.Name).follow()
 	helped := err == nil && left < late
 	c.noteDriven(s.Name, func(d *driven) {
-		if d.wait = min(max(pushAgain, 2*d.wait), pushSeldom); helped {
+		d.helpless, d.wait = d.late(), min(max(pushAgain, 2*d.wait), pushSeldom)
+		if helped {
 			d.wait = 0
 		}
 	})
 	if !helped {
-		c.log.WarnContext(ctx, "servers do not follow a split, also after another push", "split", s.Name, "late", left, "follow", follow, "of", all, "err", err)
+		c.log.WarnContext(ctx, "servers do not follow a split, also after another push", "split", s.Name, "late", c.driving(s.Name).late(), "follow", follow, "of", all, "err", err)
 		return
 	}
 	c.log.InfoContext(ctx, "servers that did not follow a split were made to", "split", s.Name, "repaired", late-left, "follow", follow, "of", all)

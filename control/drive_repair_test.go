@@ -83,7 +83,7 @@ func TestPushesThatHelpNobodyBecomeRare(t *testing.T) {
 	c, ledger, at := driving(t, d)
 	look := func(minutes int) int {
 		before := d.pushes
-		for range minutes * 6 {
+		for range minutes * int(time.Minute/lookEvery) {
 			at.move(lookEvery)
 			c.drive(t.Context())
 		}

@@ -46,8 +46,9 @@ const startTimeout = 30 * time.Second
 type Option func(*config)
 
 type config struct {
-	text  string // in the server's own configuration language
-	tweak []func(*server.Options)
+	text     string // in the server's own configuration language
+	tweak    []func(*server.Options)
+	interval time.Duration // of the resolver
 }
 
 // Accounts gives the server the accounts and users of a Cluster. Without it
@@ -145,9 +146,15 @@ func fromFile(tb testing.TB, dir, text string) *server.Options {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		tb.Fatal(err)
 	}
+	return again(tb, file)
+}
+
+// again reads a server's configuration from its file.
+func again(tb testing.TB, file string) *server.Options {
+	tb.Helper()
 	o, err := server.ProcessConfigFile(file)
 	if err != nil {
-		tb.Fatalf("read server configuration: %v\n%s", err, text)
+		tb.Fatalf("read server configuration %s: %v", file, err)
 	}
 	o.NoLog, o.NoSigs = true, true
 	return o
@@ -181,6 +188,8 @@ type Servers struct {
 	urls []string
 	mon  []string
 
+	dirs     []string
+	account  string        // of JetStream, as the servers call it
 	app, sys []nats.Option // who connects
 	filed    bool          // each reads its configuration from a file
 }
@@ -191,7 +200,7 @@ type Servers struct {
 // options are applied to every server.
 func Cluster(tb testing.TB, n int, opts ...Option) *Servers {
 	tb.Helper()
-	c := &Servers{tb: tb, app: []nats.Option{nats.UserInfo(AppUser, AppPassword)}, sys: []nats.Option{nats.UserInfo(SysUser, SysPassword)}}
+	c := &Servers{tb: tb, account: "APP", app: []nats.Option{nats.UserInfo(AppUser, AppPassword)}, sys: []nats.Option{nats.UserInfo(SysUser, SysPassword)}}
 	c.start(n, func(string) string { return accounts }, opts)
 	return c
 }
@@ -201,7 +210,7 @@ func Cluster(tb testing.TB, n int, opts ...Option) *Servers {
 // read it anew.
 func FileCluster(tb testing.TB, n int, common func(dir string) string) *Servers {
 	tb.Helper()
-	c := &Servers{tb: tb, app: []nats.Option{nats.UserInfo(AppUser, AppPassword)}, sys: []nats.Option{nats.UserInfo(SysUser, SysPassword)}, filed: true}
+	c := &Servers{tb: tb, account: "APP", app: []nats.Option{nats.UserInfo(AppUser, AppPassword)}, sys: []nats.Option{nats.UserInfo(SysUser, SysPassword)}, filed: true}
 	c.start(n, common, nil)
 	return c
 }
@@ -224,6 +233,7 @@ func (c *Servers) start(n int, common func(dir string) string, opts []Option) {
 		routes[i] = fmt.Sprintf("%q", fmt.Sprintf("nats-route://127.0.0.1:%d", p))
 	}
 	dirs := make([]string, n)
+	c.dirs = dirs
 	for i := range dirs {
 		dirs[i] = tb.TempDir()
 	}
@@ -262,6 +272,9 @@ func (c *Servers) Len() int { return len(c.srv) }
 // Server returns the i-th server, nil while it is down.
 func (c *Servers) Server(i int) *server.Server { return c.srv[i] }
 
+// Dir is the folder of server i: its configuration, its store, its resolver's claims.
+func (c *Servers) Dir(i int) string { return c.dirs[i] }
+
 // URL is the client URL of server i, without a user.
 func (c *Servers) URL(i int) string { return c.urls[i] }
 
@@ -298,13 +311,17 @@ func (c *Servers) Kill(i int) {
 	c.srv[i] = nil
 }
 
-// Restart starts server i on the ports and the store that it had.
+// Restart starts server i on the ports and the store that it had; one of a
+// FileCluster reads its file anew.
 func (c *Servers) Restart(i int) {
 	c.tb.Helper()
 	if c.srv[i] != nil {
 		c.tb.Fatalf("restart server n%d: it is running", i+1)
 	}
 	o := c.opts[i].Clone()
+	if c.filed {
+		o = again(c.tb, o.ConfigFile)
+	}
 	if len(o.TrustedOperators) > 0 {
 		o.TrustedKeys = nil // the server wrote them there from its operators, and takes only one of the two
 	}
@@ -392,7 +409,7 @@ func (c *Servers) MetaLeader() int {
 // APP, -1 when none does.
 func (c *Servers) StreamLeader(stream string) int {
 	for i, srv := range c.srv {
-		if srv != nil && srv.JetStreamIsStreamLeader("APP", stream) {
+		if srv != nil && srv.JetStreamIsStreamLeader(c.account, stream) {
 			return i
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
@@ -19,6 +20,10 @@ type Operator struct {
 	KeyFile string // the seed of the operator's signing key
 	Key     nkeys.KeyPair
 }
+
+// ResolverInterval is how often the resolvers of an OperatorCluster bring each
+// other up to date by themselves; 2 s if not said.
+func ResolverInterval(d time.Duration) Option { return func(c *config) { c.interval = d } }
 
 // OperatorCluster starts n servers in operator mode. edit may change the claims of
 // account APP before they are signed.
@@ -81,16 +86,20 @@ func OperatorCluster(tb testing.TB, n int, edit func(*jwt.AccountClaims), opts .
 	seed, err := signing.Seed()
 	must(err)
 	o := &Operator{
-		Servers: &Servers{tb: tb, app: []nats.Option{creds("app", appKey)}, sys: []nats.Option{creds("sys", sysKey)}},
+		Servers: &Servers{tb: tb, account: app, app: []nats.Option{creds("app", appKey)}, sys: []nats.Option{creds("sys", sysKey)}},
 		Account: app, Key: signing, KeyFile: write("operator.nk", seed),
+	}
+	said := config{interval: 2 * time.Second}
+	for _, opt := range opts {
+		opt(&said)
 	}
 	o.start(n, func(dir string) string {
 		return fmt.Sprintf(`
 operator: %q
 system_account: %s
-resolver: { type: full, dir: %q, allow_delete: false, interval: "2s" }
+resolver: { type: full, dir: %q, allow_delete: false, interval: %q }
 resolver_preload: { %s }
-`, operator, sys, filepath.Join(dir, "jwt"), preload)
+`, operator, sys, filepath.Join(dir, "jwt"), said.interval.String(), preload)
 	}, opts)
 	return o
 }
