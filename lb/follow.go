@@ -31,20 +31,20 @@ func (p *Publisher) Run(ctx context.Context) error {
 	defer p.nc.RemoveStatusListener(connected)
 	said := ""
 	for n := 1; ctx.Err() == nil; n++ {
-		opened, err := p.watch(ctx, connected)
+		followed, err := p.watch(ctx, connected)
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case p.nc.IsClosed():
 			return fmt.Errorf("follow the weights of split %s: %w", p.name, nats.ErrConnectionClosed)
-		case opened:
+		case followed:
 			n, said = 0, ""
 		}
 		if err == nil {
 			continue // a fresh watch is due
 		}
-		if text := err.Error(); text != said { // an absent bucket is no news every few seconds
-			said = text
+		if why := p.trouble(err); why != said { // an absent bucket is no news every few seconds
+			said = why
 			p.log.WarnContext(ctx, "weights are not followed, trying again", "err", err, "known", p.now.Load() != nil)
 		}
 		// To create the bucket is the first thing that an operator does with
@@ -52,6 +52,19 @@ func (p *Publisher) Run(ctx context.Context) error {
 		rest(ctx, connected, min(Backoff(max(n, 1), rand.Float64), longestRest))
 	}
 	return nil
+}
+
+// trouble is what keeps the weights from being followed, the same as long as it is
+// the same: one thing has many errors, by the request that met it.
+func (p *Publisher) trouble(err error) string {
+	switch {
+	case !p.nc.IsConnected():
+		return "no connection"
+	case errors.Is(err, jetstream.ErrBucketNotFound), errors.Is(err, jetstream.ErrStreamNotFound),
+		errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, nats.ErrNoResponders):
+		return "no bucket"
+	}
+	return err.Error()
 }
 
 const (
@@ -62,8 +75,11 @@ const (
 )
 
 // watch opens a watch and follows it until it ends or is suspected dead, which
-// is no error. opened reports whether it came that far.
-func (p *Publisher) watch(ctx context.Context, connected <-chan nats.Status) (opened bool, err error) {
+// is no error. followed reports whether it was seen to be alive.
+func (p *Publisher) watch(ctx context.Context, connected <-chan nats.Status) (followed bool, err error) {
+	if !p.nc.IsConnected() {
+		return false, errNotConnected
+	}
 	look, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	kv, err := p.js.KeyValue(look, traffic.Bucket)
@@ -90,24 +106,35 @@ func (p *Publisher) watch(ctx context.Context, connected <-chan nats.Status) (op
 	for {
 		select {
 		case <-ctx.Done():
-			return true, nil
+			return followed, nil
 		case <-connected:
 			// Whatever happened meanwhile, a fresh watch begins with the document as
 			// it stands now.
-			return true, nil
+			return followed, nil
 		case entry, open := <-w.Updates():
-			if !open {
-				return true, fmt.Errorf("watch %s/%s: the subscription ended", traffic.Bucket, traffic.Key(p.name))
-			}
-			if entry != nil { // nil marks the end of what was there at the beginning
+			switch {
+			case !open:
+				return followed, fmt.Errorf("watch %s/%s: the subscription ended", traffic.Bucket, traffic.Key(p.name))
+			case entry != nil:
 				newest = entry.Created()
 				p.take(ctx, entry)
+			case newest.IsZero(): // nil marks the end of what was there at the beginning
+				p.refuse(ctx, "the bucket has no document of the split, waiting for it", jetstream.ErrKeyNotFound)
 			}
 		case <-check.C:
 			alive, err := p.alive(ctx, kv, newest)
-			if err != nil || !alive {
-				return true, err
+			if err != nil {
+				select {
+				case <-connected:
+					err = nil // the question was lost with the old connection
+				default:
+				}
+				return followed, err
 			}
+			if !alive {
+				return followed, nil
+			}
+			followed = true
 		}
 	}
 }
@@ -160,7 +187,8 @@ func (p *Publisher) take(ctx context.Context, entry jetstream.KeyValueEntry) {
 	p.log.InfoContext(ctx, "weights are in force", "epoch", rev.Epoch, "revision", rev.Number)
 }
 
-// refuse logs a refusal once, however often a fresh watch brings it again.
+// refuse logs once why no document is taken, however often a fresh watch brings the
+// same again.
 func (p *Publisher) refuse(ctx context.Context, msg string, err error) {
 	p.mu.Lock()
 	again := p.lastBad == err.Error()
