@@ -33,7 +33,7 @@ var settingFields = []settingField{
 	{"ack_wait", "a time: 500ms, 30s, 2m", "A message that is not acknowledged for so long is delivered again. When it is shortened, what is out for longer comes again at once.",
 		func(s traffic.ConsumerSettings) string { return spanText(s.AckWait) },
 		func(v string, p *traffic.ConsumerPatch) string { return readSpan(v, &p.AckWait) }},
-	{"backoff", "times with commas: 1s, 5s, 30s; empty is none", "Takes the place of ack_wait, step by step for each delivery of a message; the last step holds for all further ones.",
+	{"backoff", "times: 1s, 5s, 30s; or none", "Takes the place of ack_wait, step by step for each delivery of a message; the last step holds for all further ones.",
 		func(s traffic.ConsumerSettings) string { return spanList(s.BackOff) },
 		func(v string, p *traffic.ConsumerPatch) string { return readSpans(v, &p.BackOff) }},
 	{"max_deliver", "deliveries; -1 is no limit", "After so many deliveries without an acknowledgement a message is given up: it stays in the stream, but this consumer does not deliver it again.",
@@ -53,7 +53,7 @@ var settingFields = []settingField{
 			p.PriorityGroups = &groups
 			return ""
 		}},
-	{"priority_timeout", "a time; for pinned_client only", "When the pinned client is silent for so long, another one takes over.",
+	{"priority_timeout", "a time; of pinned_client", "When the pinned client is silent for so long, another one takes over.",
 		func(s traffic.ConsumerSettings) string {
 			if s.PriorityTimeout == 0 {
 				return ""

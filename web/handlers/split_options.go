@@ -75,10 +75,10 @@ func (in *splitInput) readOptions(form url.Values, sp *traffic.Split) {
 	if sp.Pick == traffic.ByKey {
 		k := traffic.Keyed{
 			From: traffic.Source(in.opt["key.from"]), Header: in.opt["key.header"], Hash: traffic.Hash(in.opt["key.hash"]),
-			Token: number("key.token", in.opt["key.token"]), Bound: number("key.bound", in.opt["key.bound"]),
+			Bound: number("key.bound", in.opt["key.bound"]),
 		}
-		if k.From != traffic.FromToken {
-			k.Token = 0
+		if k.From == traffic.FromToken {
+			k.Token = number("key.token", in.opt["key.token"])
 		}
 		if k.From != "" && k.From != traffic.FromHeader {
 			k.Header = ""

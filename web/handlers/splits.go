@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -333,7 +334,7 @@ func (s *Server) serversOf(v *templates.SplitPage, sp traffic.Split) {
 		row := templates.ServerRow{Server: f.Server, URL: serverURL(f.Server), Status: templates.Status{Tone: "warn", Word: string(f.State)}, Text: f.Text}
 		switch f.State {
 		case traffic.ForceSame:
-			row.Status.Tone = "ok"
+			row.Status.Tone, row.Text = "ok", cmp.Or(f.Text, "It does what the split says.")
 		case traffic.ForceUnused:
 			row.Status.Tone = "stale"
 		}
@@ -346,7 +347,7 @@ func (s *Server) serversOf(v *templates.SplitPage, sp traffic.Split) {
 		for _, subject := range slices.Sorted(maps.Keys(f.Others)) {
 			words = append(words, subject+" "+strconv.Itoa(f.Others[subject]))
 		}
-		row.Weights = strings.Join(words, " · ")
+		row.Weights, row.Text = cmp.Or(strings.Join(words, " · "), none), cmp.Or(row.Text, none)
 		v.Servers = append(v.Servers, row)
 	}
 }
