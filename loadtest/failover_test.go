@@ -60,7 +60,6 @@ var forms = []form{
 type course struct {
 	name      string
 	hit, mend func(f *field)
-	lasts     time.Duration
 	every     time.Duration // it comes and goes at this pace; 0 is once
 }
 
