@@ -269,3 +269,42 @@ func TestPushesDoNotOverwriteEachOther(t *testing.T) {
 		}
 	}
 }
+
+// Two consoles change two splits of one account at the same time. Claims have no
+// compare-and-swap, so the later push may take the other's mapping away: the next
+// look brings it back.
+func TestTwoConsolesOnOneAccount(t *testing.T) {
+	t.Parallel()
+	o := natstest.OperatorCluster(t, 2, nil)
+	for i := range o.Len() {
+		natstest.Connect(t, o.URL(i), o.AppOptions()...)
+	}
+	var consoles []*Control
+	var drv *claimsDriver
+	for range 2 {
+		d, _ := claimsOf(t, o)
+		drv = d.(*claimsDriver)
+		c, _ := console(t, Config{Conn: o.App(t), Drivers: map[traffic.Driver]Driver{traffic.DriverMappingJWT: d}})
+		consoles = append(consoles, c)
+	}
+	first, second := mapped(traffic.DriverMappingJWT, 60, 40), mapped(traffic.DriverMappingJWT, 30, 70)
+	second.Name, second.Subject = "bills", "bills"
+	mustApply(t, consoles[0], edit(0, first))
+	// The other console read the claims before that, and pushes now.
+	stale, err := drv.lookUp(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(stale.mappings, first.Subject)
+	token, err := stale.signed(second, o.Key, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := drv.update(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	mustApply(t, consoles[1], edit(0, second))
+	for _, s := range []traffic.Split{first, second} {
+		everywhere(t, drv, s, 2)
+	}
+}

@@ -186,7 +186,7 @@ func (s *servers) ask(ctx context.Context, subject string, payload []byte) ([][]
 		if out = append(out, msg.Data); len(out) == expected {
 			return out, nil
 		}
-		if len(out) == 1 { // the others are as near as the first one
+		if expected == 0 && len(out) == 1 { // the others are as near as the first one
 			quick, stop := context.WithTimeout(ctx, restFor)
 			defer stop()
 			ctx = quick

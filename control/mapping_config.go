@@ -208,8 +208,8 @@ func (d *fileDriver) Push(ctx context.Context, s traffic.Split) error {
 		return unavailable("The file of the mappings cannot be written; nothing was changed.", "Check --mapping-file and its disk.", err)
 	}
 	refused := d.reload(ctx)
-	if refused == nil {
-		return nil
+	if refused == nil || fleet.KindOf(refused) != fleet.Invalid {
+		return refused // who did not answer is asked again; the others follow meanwhile
 	}
 	// A server that refuses the file keeps what it had; the others must not go on
 	// with it, and none may find it at its next start.
@@ -221,7 +221,7 @@ func (d *fileDriver) Push(ctx context.Context, s traffic.Split) error {
 	if err := replaceFile(d.file, before); err != nil {
 		return errors.Join(refused, fmt.Errorf("put the file of the mappings back: %w", err))
 	}
-	if err := d.reload(rest); err != nil {
+	if err := d.reload(rest); err != nil && fleet.KindOf(err) == fleet.Invalid {
 		return errors.Join(refused, fmt.Errorf("reload the servers with the file as it was: %w", err))
 	}
 	return refused
@@ -266,7 +266,7 @@ func (d *fileDriver) reloadOne(ctx context.Context, name, id string) error {
 	subject := "$SYS.REQ.SERVER." + id + ".RELOAD"
 	msg, err := d.sys.RequestWithContext(ctx, subject, nil)
 	if err != nil {
-		return unavailable(fmt.Sprintf("Server %s did not answer the request to reload.", name), "The system user must be allowed to ask $SYS.REQ.SERVER.*.RELOAD.", fmt.Errorf("reload server %s: %w", id, err))
+		return unavailable(fmt.Sprintf("Server %s did not answer the request to reload.", name), "The others were asked too, and it is asked again by itself. The system user must be allowed to ask $SYS.REQ.SERVER.*.RELOAD.", fmt.Errorf("reload server %s: %w", id, err))
 	}
 	r, err := parseReply(msg.Data, subject)
 	if err != nil {

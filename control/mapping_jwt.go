@@ -115,7 +115,13 @@ func newestClaims(tokens [][]byte) (claims, error) {
 		if err != nil {
 			return claims{}, err
 		}
-		if best.token == "" || c.issued() > best.issued() {
+		switch {
+		case best.token == "" || c.issued() > best.issued():
+			best = c
+		case c.issued() < best.issued() || c.token == best.token:
+		case !c.sameBut(best):
+			return claims{}, &fleet.Error{Kind: fleet.Stale, Msg: "The servers hold two versions of the account's claims, both of the same second.", Hint: "Nobody can tell which is newer: push the right one with nsc, then try again."}
+		case c.token > best.token: // two consoles at once: what the one loses here its next look brings back
 			best = c
 		}
 	}
@@ -151,6 +157,22 @@ func readClaims(token string) (claims, error) {
 		c.mappings = map[string]json.RawMessage{}
 	}
 	return c, nil
+}
+
+// sameBut reports whether claims differ in nothing but the mappings and who signed
+// them.
+func (c claims) sameBut(o claims) bool {
+	equal := func(a, b map[string]json.RawMessage, but ...string) bool {
+		for _, m := range []map[string]json.RawMessage{a, b} {
+			for k := range m {
+				if !slices.Contains(but, k) && string(a[k]) != string(b[k]) {
+					return false
+				}
+			}
+		}
+		return true
+	}
+	return equal(c.payload, o.payload, "nats", "iss", "jti") && equal(c.nats, o.nats, "mappings")
 }
 
 // member reads an object's member that may not be there.

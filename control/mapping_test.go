@@ -265,6 +265,24 @@ func TestClaimsDriverBuildsOnTheNewest(t *testing.T) {
 			t.Errorf("the newest of %d is issued at %d, %v", len(order), c.issued(), err)
 		}
 	}
+	ac.Tags.Add("another")
+	twin, err := ac.Encode(o.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := must(readClaims(newer))(t), must(readClaims(twin))(t); a.issued() == b.issued() { // as nearly always
+		if _, err := newestClaims([][]byte{[]byte(newer), []byte(twin)}); fleet.KindOf(err) != fleet.Stale {
+			t.Errorf("two versions of one second: %v", err)
+		}
+	}
+	// Two consoles at once: they differ in their mappings alone.
+	now := time.Unix(1_900_000_000, 0)
+	one, two := must(old.signed(first, o.Key, now))(t), must(old.signed(mapped(traffic.DriverMappingJWT, 10, 90), o.Key, now))(t)
+	for _, all := range [][][]byte{{[]byte(one), []byte(two)}, {[]byte(two), []byte(one)}} {
+		if c, err := newestClaims(all); err != nil || c.token != max(one, two) {
+			t.Errorf("of two that differ in their mappings alone: %v", err)
+		}
+	}
 	if _, err := newestClaims([][]byte{{}, {}}); err == nil {
 		t.Error("claims of an account that no server knows")
 	}
@@ -399,19 +417,60 @@ func filed(tb testing.TB, n int) (file string, c *natstest.Servers) {
 	if err := os.WriteFile(file, []byte(render(nil, nil)), 0o640); err != nil {
 		tb.Fatal(err)
 	}
+	if err := os.WriteFile(rightsBeside(file), []byte(`publish: ">"`), 0o600); err != nil {
+		tb.Fatal(err)
+	}
 	return file, natstest.FileCluster(tb, n, func(dir string) string {
 		include, err := filepath.Rel(dir, file) // a server takes every path from its own folder on
 		if err != nil {
 			tb.Fatal(err)
 		}
+		rights := filepath.Join(filepath.Dir(include), filepath.Base(rightsBeside(file)))
 		return fmt.Sprintf(`
 accounts {
-  SYS { users: [ { user: %q, password: %q } ] }
+  SYS { users: [ { user: %q, password: %q, permissions { include %q } } ] }
   APP { jetstream: enabled, users: [ { user: %q, password: %q } ], mappings { include %q } }
 }
 system_account: SYS
-`, natstest.SysUser, natstest.SysPassword, natstest.AppUser, natstest.AppPassword, include)
+`, natstest.SysUser, natstest.SysPassword, rights, natstest.AppUser, natstest.AppPassword, include)
 	})
+}
+
+// rightsBeside is the file of the system user's rights.
+func rightsBeside(file string) string { return file + ".rights" }
+
+// One server does not answer the request to reload: the others follow all the
+// same, and it does as soon as it can be asked.
+func TestFileDriverWithAServerThatIsNotReached(t *testing.T) {
+	t.Parallel()
+	file, c := filed(t, 2)
+	deny := fmt.Sprintf(`publish: { allow: ">", deny: "$SYS.REQ.SERVER.%s.RELOAD" }`, c.Server(1).ID())
+	reload := func(rights string) {
+		t.Helper()
+		if err := os.WriteFile(rightsBeside(file), []byte(rights), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for i := range c.Len() {
+			if err := c.Server(i).Reload(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	reload(deny)
+	d := NewFileDriver(FileConfig{Conn: c.App(t), System: c.Sys(t), File: file, Splits: func() ([]traffic.Split, error) { return nil, nil }})
+	s := mapped(traffic.DriverMappingConfig, 70, 30)
+	err := d.Push(t.Context(), s)
+	if fleet.KindOf(err) != fleet.Unavailable || !strings.Contains(err.Error(), "n2 did not answer") {
+		t.Errorf("Push = %v", err)
+	}
+	if f := force(t, d, s, "n1"); f.State != traffic.ForceSame {
+		t.Errorf("the server that answers has %+v", f)
+	}
+	if f := force(t, d, s, "n2"); f.State != traffic.ForceNone {
+		t.Errorf("the server that does not answer has %+v", f)
+	}
+	reload(`publish: ">"`) // which is a reload: it reads the file as the push left it
+	everywhere(t, d, s, 2)
 }
 
 // Weights in an included file: written as a whole, taken over by every server on
