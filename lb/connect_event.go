@@ -17,7 +17,7 @@ const (
 	EventUnreachable  EventKind = "unreachable"  // one attempt to connect failed; Err says why
 	EventLameDuck     EventKind = "lame duck"    // the server is about to stop, the client moves to another
 	EventError        EventKind = "error"        // the server or the client reported Err, e.g. a permission that is missing
-	EventClosed       EventKind = "closed"       // for good; Err is nil when the program closed it
+	EventClosed       EventKind = "closed"       // for good; Err says why it was given up, nil that the program closed it
 )
 
 // Event is one thing that happened to a connection.
@@ -82,8 +82,8 @@ func eventOptions(happened func(Event)) []nats.Option {
 		}),
 		nats.ClosedHandler(func(nc *nats.Conn) {
 			e := Event{Kind: EventClosed}
-			// The client keeps its last error when the program closes it, too.
-			if err := nc.LastError(); errors.Is(err, nats.ErrNoServers) {
+			// Where nothing is ever given up, the last error is that of an attempt.
+			if err := nc.LastError(); nc.Opts.MaxReconnect >= 0 && errors.Is(err, nats.ErrNoServers) {
 				e.Err = err
 			}
 			happened(e)

@@ -3,9 +3,7 @@ package lb_test
 import (
 	"errors"
 	"fmt"
-	"net"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -177,69 +175,4 @@ func TestPingsNoticeASilentServer(t *testing.T) {
 	}
 	r.silent.Store(false)
 	wait.For(t, 30*time.Second, "the connection again", nc.IsConnected)
-}
-
-// relay passes bytes between clients and a server, or swallows them.
-type relay struct {
-	ln     net.Listener
-	to     string
-	silent atomic.Bool
-}
-
-func newRelay(tb testing.TB, to string) *relay {
-	tb.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	r := &relay{ln: ln, to: to}
-	var all sync.WaitGroup
-	var mu sync.Mutex
-	var open []net.Conn
-	all.Go(func() {
-		for {
-			client, err := ln.Accept()
-			if err != nil {
-				return // closed
-			}
-			srv, err := net.Dial("tcp", to)
-			if err != nil {
-				client.Close()
-				continue
-			}
-			mu.Lock()
-			open = append(open, client, srv)
-			mu.Unlock()
-			all.Go(func() { r.pass(client, srv) })
-			all.Go(func() { r.pass(srv, client) })
-		}
-	})
-	tb.Cleanup(func() {
-		ln.Close()
-		mu.Lock()
-		for _, c := range open {
-			c.Close()
-		}
-		mu.Unlock()
-		all.Wait()
-	})
-	return r
-}
-
-func (r *relay) address() string { return r.ln.Addr().String() }
-
-func (r *relay) pass(to, from net.Conn) {
-	defer to.Close()
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := from.Read(buf)
-		if n > 0 && !r.silent.Load() {
-			if _, err := to.Write(buf[:n]); err != nil {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
 }
