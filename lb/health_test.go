@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -229,6 +230,71 @@ func TestTheBudgetBoundsRetries(t *testing.T) {
 	}
 	if st := p.Stats(); st.Retried < 10 || st.Retried > 15 || st.Denied == 0 {
 		t.Errorf("Stats = %+v, want 10 to 15 retries and others denied", st)
+	}
+}
+
+// While a target is too busy to answer in time, or says so, its load grows by the
+// budget and not by every message's retries; when it has caught up nothing is left
+// that would keep it busy.
+func TestAnOverloadIsNotMadeToStay(t *testing.T) {
+	t.Parallel()
+	const n, percent, burst = 200, 10, 5
+	for name, overloaded := range map[string]func(*nats.Msg){
+		"silent": func(*nats.Msg) {},
+		"503": func(m *nats.Msg) {
+			m.Header = nats.Header{"Nats-Service-Error-Code": {"503"}, "Nats-Service-Error": {"too busy"}}
+			_ = m.RespondMsg(&nats.Msg{Header: m.Header})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := natstest.Server(t).ClientURL()
+			nc, workers := natstest.Connect(t, url), natstest.Connect(t, url)
+			var arrived atomic.Int64
+			var busy atomic.Bool
+			busy.Store(true)
+			serve(t, workers, "east", func(m *nats.Msg) {
+				arrived.Add(1)
+				if busy.Load() {
+					overloaded(m)
+				} else {
+					done(m)
+				}
+			})
+			s := splitOf(weights{"east": 100})
+			s.Lanes = []traffic.Lane{{Name: "hasty", TimeoutMS: 20, Retries: 3}, {Name: "calm", TimeoutMS: 60_000, Retries: 3}}
+			s.Retry = &traffic.Retries{Percent: percent, Burst: burst}
+			p := publisher(t, nc, lb.WithFallback(s), lb.WithoutBreaker(), lb.WithRepeatableRequests())
+			ask := func(lane string) {
+				var asking sync.WaitGroup
+				for range 8 {
+					asking.Go(func() {
+						for range n / 8 {
+							_, _ = p.Lane(lane).Request(t.Context(), &nats.Msg{})
+						}
+					})
+				}
+				asking.Wait()
+			}
+			ask("hasty")
+			st := p.Stats()
+			wait.For(t, 30*time.Second, "all attempts to arrive", func() bool { return arrived.Load() >= int64(n+st.Retried) })
+			if most := int64(n + n*percent/100 + burst); arrived.Load() > most {
+				t.Errorf("%d requests made %d attempts, the budget allows %d", n, arrived.Load(), most)
+			}
+			if name == "silent" && (st.Retried == 0 || st.Denied == 0) {
+				t.Errorf("Stats = %+v: this test shows nothing", st)
+			}
+			busy.Store(false)
+			before := arrived.Load()
+			ask("calm")
+			if got := arrived.Load() - before; got != n {
+				t.Errorf("after the overload %d requests made %d attempts", n, got)
+			}
+			if after := p.Stats(); after.Retried != st.Retried || after.Failed != st.Failed {
+				t.Errorf("after the overload Stats = %+v, and before %+v", after, st)
+			}
+		})
 	}
 }
 
