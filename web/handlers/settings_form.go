@@ -300,7 +300,7 @@ func (s *Server) showSettingsReview(c echo.Context, con *fleet.Consumer, p traff
 	}
 	v := templates.Review{
 		Split: k.Consumer, Title: "Change the settings of " + k.Consumer, Lead: "This is the dry run: nothing has been sent yet.", Diff: settingLines(p.Diff), Warn: p.Warn,
-		KeyName: "Sent to", Key: p.Subject, KeyNote: "its leader is asked again just before: an edit by somebody else is not overwritten", Payload: string(p.Payload), Command: p.Command, Reason: e.Reason,
+		KeyName: "Sent to", Key: p.Subject, KeyNote: "its leader is asked again just before, and what somebody else changed meanwhile stops it", Payload: string(p.Payload), Command: p.Command, Reason: e.Reason,
 		GuardText: "It is read back from the leader and then watched whether it stays in force; you can roll back at any time.", Fields: hidden(fields),
 		Action: settingsURL(k) + "/apply", Back: settingsURL(k),
 	}

@@ -817,7 +817,7 @@ func SettingsForms(v ConsumerSettings) templ.Component {
 				return templ_7745c5c3_Err
 			}
 			if v.Form.Paused {
-				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 78, "messages are delivered again at once")
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 78, "clients go on with the next message, or with their next pull")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}

@@ -642,7 +642,7 @@ func SplitFormPage(f Frame, v SplitForm) templ.Component {
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
-				templ_7745c5c3_Err = option("weighted", "at random, by weight", v.Pick).Render(ctx, templ_7745c5c3_Buffer)
+				templ_7745c5c3_Err = option("weighted", "by weight", v.Pick).Render(ctx, templ_7745c5c3_Buffer)
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
