@@ -72,6 +72,8 @@ type Control interface {
 	// InForce is what each server does with a split that the servers carry out, as
 	// read back last, and when.
 	InForce(split string) ([]traffic.InForce, time.Time, error)
+	// Mapping is the text by which servers carry out a split that is in force.
+	Mapping(ctx context.Context, split string) (string, error)
 	// Measure has the servers sample a consumer's ACK latency for d; with percent
 	// 0 the percentage is chosen by its rate. It returns once the consumer is
 	// sampled, or with the reason why it is not.

@@ -77,6 +77,10 @@ type world struct {
 
 	inForce []traffic.InForce // what InForce says of every split
 
+	mapping    string // what Mapping says of every split
+	mappingErr error
+	servers    string // what a dry run says that the servers get
+
 	settings    map[fleet.ConsumerKey]traffic.ConsumerSettings // in force; what is not there is plain
 	setChanges  []traffic.ConsumerChange                       // newest first
 	settingsErr error                                          // what every question about settings answers
@@ -625,7 +629,7 @@ func (w *world) Plan(_ context.Context, e traffic.Edit) (traffic.Plan, error) {
 	if err != nil {
 		return traffic.Plan{}, err
 	}
-	return traffic.Plan{Before: before, After: after, Diff: traffic.Diff(before.Split, e.Next), Payload: doc, Key: traffic.Bucket + "/" + traffic.Key(e.Split),
+	return traffic.Plan{Servers: w.servers, Before: before, After: after, Diff: traffic.Diff(before.Split, e.Next), Payload: doc, Key: traffic.Bucket + "/" + traffic.Key(e.Split),
 		Command: fmt.Sprintf("nats kv update %s %s '%s' %d", traffic.Bucket, traffic.Key(e.Split), doc, before.Token), Warn: []string{"worker-east-1 moves by more than 20 points at once."}}, nil
 }
 
@@ -754,6 +758,8 @@ func (w *world) Decision(split string) (traffic.Decision, bool) {
 	d, ok := w.decisions[split]
 	return d, ok
 }
+
+func (w *world) Mapping(context.Context, string) (string, error) { return w.mapping, w.mappingErr }
 
 func (w *world) InForce(string) ([]traffic.InForce, time.Time, error) {
 	return w.inForce, w.now(), nil

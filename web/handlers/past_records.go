@@ -204,6 +204,11 @@ func (p *pastControl) InForce(string) ([]traffic.InForce, time.Time, error) {
 	return nil, time.Time{}, nil
 }
 
+// Mapping is not kept either.
+func (p *pastControl) Mapping(context.Context, string) (string, error) {
+	return "", &fleet.Error{Kind: fleet.NotFound, Msg: "What the servers were given is not recorded.", Hint: "Look at the split as it is now, or at its revision of that time."}
+}
+
 func (p *pastControl) Plan(context.Context, traffic.Edit) (traffic.Plan, error) {
 	return traffic.Plan{}, readOnlyPast()
 }

@@ -280,6 +280,14 @@ func (s *Server) reviewView(p traffic.Plan, e traffic.Edit, form url.Values) tem
 		Diff: diffLines(p.Before.Split, p.After.Split), Warn: p.Warn, Key: p.Key, Payload: string(p.Payload), Command: p.Command, Servers: p.Servers, ServersCommands: strings.Join(p.ServersCommands, "\n"), Reason: e.Reason, Guard: e.Guard,
 		GuardText: "The effect is watched, and you can roll back at any time.", Fields: hidden(form),
 	}
+	if p.Servers != "" {
+		// The link holds the very text that is shown: what is planned can be saved
+		// before it is applied, and nothing is planned a second time for it.
+		v.ServersFile, v.ServersSave = "ballast-mapping.json", "data:text/plain;charset=utf-8,"+url.PathEscape(p.Servers)
+		if p.After.Split.Driver == traffic.DriverMappingConfig {
+			v.ServersFile = "ballast-mapping.conf"
+		}
+	}
 	if p.Before.Number == 0 {
 		v.Title = "Create the split " + e.Split
 	}

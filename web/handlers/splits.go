@@ -34,6 +34,7 @@ func splitRoutes(s *Server, e *echo.Echo) {
 	e.POST("/splits/:name/delete", s.deleteSplit)
 	e.POST("/changes/:id/keep", s.keepChange)
 	e.POST("/changes/:id/rollback", s.rollbackChange)
+	mappingRoutes(s, e)
 }
 
 func splitURL(name string) string { return "/splits/" + url.PathEscape(name) }
@@ -325,6 +326,7 @@ func (s *Server) serversOf(v *templates.SplitPage, sp traffic.Split) {
 	if !sp.Driver.Maps() {
 		return
 	}
+	v.MappingURL = mappingURL(sp)
 	all, at, err := s.Control.InForce(sp.Name)
 	v.ServersAt = s.when(at)
 	if err != nil {

@@ -66,6 +66,7 @@ type SplitPage struct {
 	Servers       []ServerRow
 	ServersAt     When
 	ServersUn     string // why they could not be asked
+	MappingURL    string // the text that they get, as a download
 	Name, Subject string
 	Status        Status
 	Revision      string
@@ -184,6 +185,7 @@ type Review struct {
 
 	// Of a split that the servers carry out themselves.
 	Servers, ServersCommands string
+	ServersSave, ServersFile string // a link that holds what they get, and the name to save it by
 
 	GuardText string
 	Reason    string
