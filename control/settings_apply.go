@@ -398,7 +398,7 @@ func (c *Control) driftConsumers(ctx context.Context) {
 			s, err := c.consumer(ctx, keyOf(ch.Consumer))
 			if what := replacedBy(ch, s, err); what != "" {
 				c.endConsumer(context.WithoutCancel(ctx), ch, traffic.Replaced, traffic.EntryConsumerReplaced, driverName,
-					fmt.Sprintf("%s That was seen %s after it was verified.", what, short(now.Sub(ch.Ended))))
+					fmt.Sprintf("%s That was seen %s after it was verified.", what, short(c.now().Sub(ch.Ended))))
 			}
 		}
 		release()

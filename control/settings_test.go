@@ -471,7 +471,7 @@ func TestConsumerChangeIsVerifiedOrReplaced(t *testing.T) {
 	clock.forward(3 * time.Hour)
 	update(t, stream, stays, func(cfg *jetstream.ConsumerConfig) { cfg.MaxAckPending = 79 })
 	clock.forward(driftEvery)
-	if ch := waitConsumer(t, c, verified.ID, traffic.Replaced); !strings.Contains(ch.Outcome, "set max_ack_pending 79") || !strings.Contains(ch.Outcome, "3h1m") {
+	if ch := waitConsumer(t, c, verified.ID, traffic.Replaced); !strings.Contains(ch.Outcome, "set max_ack_pending 79") || !strings.Contains(ch.Outcome, "seen 3h") {
 		t.Errorf("outcome %q", ch.Outcome)
 	}
 	waitConsumer(t, c, waits.ID, traffic.Verified) // its hour is over
