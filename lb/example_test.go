@@ -104,26 +104,28 @@ func ExampleWorker() {
 // exampleSystem is a server with a stream, a consumer and the split, which the
 // console would have written.
 func exampleSystem() (url string, stop func()) {
-	srv, stop := natstest.ForExample()
-	nc, err := nats.Connect(srv.ClientURL())
-	if err != nil {
-		panic(err)
-	}
+	url, stop = exampleServer()
+	nc, js := exampleJetStream(url)
 	defer nc.Close()
 	ctx := context.Background()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		panic(err)
-	}
 	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.process.>"}}); err != nil {
 		panic(err)
 	}
-	_, err = js.CreateConsumer(ctx, "ORDERS", jetstream.ConsumerConfig{
+	_, err := js.CreateConsumer(ctx, "ORDERS", jetstream.ConsumerConfig{
 		Durable: "worker-east-1", FilterSubject: "orders.process.worker-east-1", AckPolicy: jetstream.AckExplicitPolicy,
 	})
 	if err != nil {
 		panic(err)
 	}
+	return url, stop
+}
+
+// exampleServer is a server with the split alone.
+func exampleServer() (url string, stop func()) {
+	srv, stop := natstest.ForExample()
+	nc, js := exampleJetStream(srv.ClientURL())
+	defer nc.Close()
+	ctx := context.Background()
 	kv, err := js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: traffic.Bucket})
 	if err != nil {
 		panic(err)
@@ -143,4 +145,16 @@ func exampleSystem() (url string, stop func()) {
 		panic(err)
 	}
 	return srv.ClientURL(), stop
+}
+
+func exampleJetStream(url string) (*nats.Conn, jetstream.JetStream) {
+	nc, err := nats.Connect(url)
+	if err != nil {
+		panic(err)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		panic(err)
+	}
+	return nc, js
 }
