@@ -36,7 +36,7 @@ type tableSize struct {
 
 func sizeOfTable() tableSize {
 	if os.Getenv("BALLAST_MEASURE") == "drivers" {
-		return tableSize{flips: 40, sample: 60_000, rounds: 5}
+		return tableSize{flips: 40, sample: 20_000, rounds: 5}
 	}
 	return tableSize{flips: 3, sample: 1500, rounds: 1}
 }
@@ -409,31 +409,36 @@ func (r *rig) changes(size tableSize) {
 	}
 
 	weights := []int{60, 30, 10}
-	_, began := r.apply(weights...)
+	r.apply(weights...)
 	r.inForce(weights...)
-	began, before := max(began, time.Since(r.begun)), r.heard.count()
-	wait.For(r.tb, 10*time.Minute, "enough messages", func() bool { return r.heard.count() >= before+size.sample })
-	got := map[string]int{}
-	for _, a := range r.heard.after(before) {
-		if a.sent > began {
-			got[a.target]++
-		}
+	for range size.rounds {
+		r.judge(size.sample, weights...)
 	}
-	shares(r.tb, got, weights...)
-	n, worst := 0, 0.0
-	for _, v := range got {
-		n += v
-	}
-	for i, w := range weights {
-		worst = max(worst, math.Abs(100*float64(got[string(rune('a'+i))])/float64(n)-float64(w)))
-	}
-	r.errs = append(r.errs, worst)
 	r.apply(100, 0, 0)
 	r.settled("a", 0, 1, 2)
 	for _, stop := range stops {
 		stop()
 	}
 	quiet()
+}
+
+// judge compares the shares of the next n messages with the weights.
+func (r *rig) judge(n int, weights ...int) {
+	r.tb.Helper()
+	began, before := time.Since(r.begun), r.heard.count()
+	wait.For(r.tb, 10*time.Minute, "enough messages", func() bool { return r.heard.count() >= before+n })
+	got, all, worst := map[string]int{}, 0, 0.0
+	for _, a := range r.heard.after(before) {
+		if a.sent > began {
+			got[a.target]++
+			all++
+		}
+	}
+	shares(r.tb, got, weights...)
+	for i, w := range weights {
+		worst = max(worst, math.Abs(100*float64(got[string(rune('a'+i))])/float64(all)-float64(w)))
+	}
+	r.errs = append(r.errs, worst)
 }
 
 // inForce waits until every server, or every publisher, has the weights.
@@ -563,8 +568,8 @@ func (r *rig) report() {
 	if lost+twice+jsLost+jsTwice > 0 {
 		r.tb.Errorf("%d plain messages are lost, %d arrived twice; of JetStream's, %d are lost and %d stored twice", lost, twice, jsLost, jsTwice)
 	}
-	r.tb.Logf("%s: %d changes; Apply %s; first message by the new weights %s; last by the old %s; share error %.2f points; plain %d sent, %d lost, %d twice; JetStream %d acknowledged (%d tried again), %d lost, %d twice",
-		r.driver, len(r.took), spread(r.took), spread(r.first), spread(r.last), slices.Max(r.errs), core, lost, twice, acked, r.failed.Load(), jsLost, jsTwice)
+	r.tb.Logf("%s: %d changes; Apply %s; first message by the new weights %s; last by the old %s; share error %.2f points (at most %.2f, of %d messages); plain %d sent, %d lost, %d twice; JetStream %d acknowledged (%d tried again), %d lost, %d twice",
+		r.driver, len(r.took), spread(r.took), spread(r.first), spread(r.last), middle(r.errs), slices.Max(r.errs), sizeOfTable().sample, core, lost, twice, acked, r.failed.Load(), jsLost, jsTwice)
 	for _, what := range slices.Sorted(maps.Keys(r.backs)) {
 		var follows []time.Duration
 		var wrong []int
@@ -612,6 +617,8 @@ func (r *rig) stored() (map[string]int, error) {
 	}
 	return out, nil
 }
+
+func middle(all []float64) float64 { return slices.Sorted(slices.Values(all))[len(all)/2] }
 
 // spread is the median of times, and the extremes.
 func spread(all []time.Duration) string {
