@@ -43,6 +43,7 @@ const (
 	topicJournal     = "journal"
 	topicFindings    = "findings" // findings:QUERY of the list's URL
 	topicConsumer    = "consumer" // consumer:QUERY that names it
+	topicSettings    = "settings" // settings:QUERY that names the consumer
 	topicFold        = "fold"     // fold:QUERY that names it
 	topicServer      = "server"   // server:QUERY that names it
 	topicStream      = "stream"   // stream:QUERY that names it
@@ -86,6 +87,7 @@ func (s *Server) topics() map[string]topicFunc {
 		topicJournal:     s.journalTopic,
 		topicFindings:    s.findingsTopic,
 		topicConsumer:    s.consumerTopic,
+		topicSettings:    s.settingsTopic,
 		topicFold:        s.foldTopic,
 		topicServer:      s.serverTopic,
 		topicStream:      s.streamTopic,

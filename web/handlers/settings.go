@@ -65,8 +65,12 @@ func (s *Server) answerSettings(c echo.Context, status int, con *fleet.Consumer,
 		h.Set("HX-Reswap", "outerHTML")
 		return render(c, status, templates.SettingsForms(v))
 	}
-	f := withLive(s.frame(c, "Settings of "+k.Consumer, navConsumers, templates.Crumb{Name: "Consumers", URL: "/consumers"},
-		templates.Crumb{Name: k.Consumer, URL: consumerURL(k)}, templates.Crumb{Name: "Settings"}))
+	topic := topicSettings + ":" + url.Values{"account": {k.Account}, "stream": {k.Stream}, "consumer": {k.Consumer}}.Encode()
+	if len(topic) > maxTopicName {
+		topic = ""
+	}
+	f := follow(s.frame(c, "Settings of "+k.Consumer, navConsumers, templates.Crumb{Name: "Consumers", URL: "/consumers"},
+		templates.Crumb{Name: k.Consumer, URL: consumerURL(k)}, templates.Crumb{Name: "Settings"}), topic)
 	return showAs(c, status, templates.SettingsPage(f, v), templates.SettingsCard(v, true))
 }
 
@@ -74,9 +78,7 @@ func (s *Server) settingsView(ctx context.Context, con *fleet.Consumer, in setti
 	k := con.ConsumerKey
 	v := templates.ConsumerSettings{Name: k.Consumer, Where: strings.TrimPrefix(k.Account+" / "+k.Stream, " / "), URL: consumerURL(k), SettingsURL: settingsURL(k),
 		CSV: settingsURL(k) + ".csv", JSON: settingsURL(k) + ".json"}
-	for _, ch := range s.changesOf(k) {
-		v.Changes = append(v.Changes, s.settingsChange(ch))
-	}
+	s.listChanges(&v, k)
 	now, err := s.Control.ConsumerSettings(ctx, k)
 	if err != nil {
 		f := fault(err)
@@ -169,6 +171,37 @@ func (s *Server) changesOf(k fleet.ConsumerKey) []traffic.ConsumerChange {
 		o := ch.Consumer
 		return o.Stream != k.Stream || o.Consumer != k.Consumer || o.Account != "" && o.Account != k.Account
 	})
+}
+
+// shownChanges bounds the list of changes on a page; the exports have all.
+const shownChanges = 20
+
+func (s *Server) listChanges(v *templates.ConsumerSettings, k fleet.ConsumerKey) {
+	all := s.changesOf(k)
+	for i, ch := range all {
+		if i == shownChanges {
+			v.More = fmt.Sprintf("%s are in the JSON and CSV.", plural(len(all)-i, "older one", "older ones"))
+			break
+		}
+		v.Changes = append(v.Changes, s.settingsChange(ch))
+	}
+}
+
+// settingsTopic follows what becomes of the changes: the list is drawn anew when
+// one goes further.
+func (s *Server) settingsTopic(_ context.Context, arg string) (update, error) {
+	q, err := url.ParseQuery(arg)
+	if err != nil {
+		return update{}, fmt.Errorf("read the consumer's name: %w", err)
+	}
+	k := fleet.ConsumerKey{Account: q.Get("account"), Stream: q.Get("stream"), Consumer: q.Get("consumer")}
+	v := templates.ConsumerSettings{SettingsURL: settingsURL(k)}
+	s.listChanges(&v, k)
+	shape := v.More
+	for _, ch := range v.Changes {
+		shape += "\x00" + ch.ID + ch.Status.Word + ch.Outcome
+	}
+	return update{Parts: map[string]part{"changes-of-settings": {templates.SettingsChanges(v), shape}}}, nil
 }
 
 func (s *Server) settingsChange(ch traffic.ConsumerChange) templates.SettingsChange {

@@ -33,7 +33,7 @@ var settingFields = []settingField{
 	{"ack_wait", "a time: 500ms, 30s, 2m", "A message that is not acknowledged for so long is delivered again. When it is shortened, what is out for longer comes again at once.",
 		func(s traffic.ConsumerSettings) string { return spanText(s.AckWait) },
 		func(v string, p *traffic.ConsumerPatch) string { return readSpan(v, &p.AckWait) }},
-	{"backoff", "times: 1s, 5s, 30s; or none", "Takes the place of ack_wait, step by step for each delivery of a message; the last step holds for all further ones.",
+	{"backoff", "times: 1s, 5s, 30s; or none", "Takes the place of ack_wait, step by step for each delivery of a message; the last step holds for all further ones. It may not have more steps than max_deliver.",
 		func(s traffic.ConsumerSettings) string { return spanList(s.BackOff) },
 		func(v string, p *traffic.ConsumerPatch) string { return readSpans(v, &p.BackOff) }},
 	{"max_deliver", "deliveries; -1 is no limit", "After so many deliveries without an acknowledgement a message is given up: it stays in the stream, but this consumer does not deliver it again.",
@@ -206,6 +206,25 @@ func (in *settingsInput) pauseEnd(now time.Time) time.Time {
 	return time.Time{}
 }
 
+// ahead says before anything is typed what the servers would refuse, or make
+// something else of, in a field; "" is nothing.
+func ahead(name string, now traffic.ConsumerSettings) string {
+	acks := slices.Contains([]string{"max_ack_pending", "ack_wait", "backoff", "max_deliver"}, name)
+	switch {
+	case acks && now.AckPolicy == "none":
+		return "This consumer takes no acknowledgements (ack_policy none): there is nothing to wait for or to deliver again."
+	case (name == "ack_wait" || name == "backoff" || name == "max_deliver") && now.AckPolicy == "flow_control":
+		return "A consumer with ack_policy flow_control has none."
+	case !acks && !now.Pull:
+		return "Only pull consumers have it; to this one the servers push."
+	case name == "max_ack_pending" && now.Limit > 0:
+		return fmt.Sprintf("The %s allows %s at most.", now.LimitedBy, countWords(uint64(now.Limit)))
+	case name == "ack_wait" && len(now.BackOff) > 0:
+		return "There is a backoff: its first step is the ack_wait. Change the step, or take the backoff away."
+	}
+	return ""
+}
+
 // view is the form for the template, over what is in force now. A setting that was
 // not changed in the form follows what is in force; one that was stays as typed,
 // and it is said when somebody else changed it too.
@@ -216,7 +235,7 @@ func (in settingsInput) view(now traffic.ConsumerSettings, at time.Time) templat
 	}
 	for _, f := range settingFields {
 		is := f.text(now)
-		row := templates.SettingField{Name: f.name, Unit: f.unit, Help: f.help, Value: is, Now: is, Wrong: v.Wrong[f.name], List: f.name == "priority_policy"}
+		row := templates.SettingField{Name: f.name, Unit: f.unit, Help: f.help, Value: is, Now: is, Ahead: ahead(f.name, now), Wrong: v.Wrong[f.name], List: f.name == "priority_policy"}
 		typed, ok := in.typed[f.name]
 		if was := in.was[f.name]; ok && typed != was {
 			row.Value = typed

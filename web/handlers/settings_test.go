@@ -381,3 +381,51 @@ func TestHostileSettings(t *testing.T) {
 		}
 	}
 }
+
+// What the servers would refuse in a field is said before anything is typed.
+func TestWhatIsRefusedIsSaidBeforehand(t *testing.T) {
+	t.Parallel()
+	for says, change := range map[string]func(*traffic.ConsumerSettings){
+		"The stream allows 5,000 at most.":                                             func(*traffic.ConsumerSettings) {},
+		"There is a backoff: its first step is the ack_wait.":                          func(s *traffic.ConsumerSettings) { s.BackOff = []time.Duration{time.Second} },
+		"This consumer takes no acknowledgements (ack_policy none)":                    func(s *traffic.ConsumerSettings) { s.AckPolicy = "none" },
+		"A consumer with ack_policy flow_control has none.":                            func(s *traffic.ConsumerSettings) { s.AckPolicy = "flow_control" },
+		"Only pull consumers have it; to this one the servers push. Reason":            func(s *traffic.ConsumerSettings) { s.Pull = false },
+		"How many messages may be out with clients at once, over all of them. When it": func(s *traffic.ConsumerSettings) { s.Limit = 0 },
+	} {
+		w := newWorld()
+		w.set(eastKey, change)
+		newSite(t, w).get(eastSettings).status(200).says("settings-form", says)
+	}
+}
+
+// The list of changes lives, and is bounded.
+func TestChangesOfSettingsLive(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	changedSettings(w, epoch.Add(-10*time.Minute))
+	s := New(w.deps())
+	shape := func() string {
+		up, err := s.topics()[topicSettings](t.Context(), "account=APP&stream=ORDERS&consumer=worker-east-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return up.Parts["changes-of-settings"].shape
+	}
+	before := shape()
+	w.setChanges[0].Phase, w.setChanges[0].Outcome = traffic.Replaced, "An application set it back."
+	if after := shape(); after == before || before == "" {
+		t.Errorf("a change that goes further is not told: %q", after)
+	}
+	for range 30 {
+		w.setChanges = append(w.setChanges, w.setChanges[0])
+	}
+	st := newSite(t, w)
+	a := st.get(eastSettings).status(200).says("changes-of-settings", "11 older ones are in the JSON and CSV.")
+	if live := attr(a.id("live"), "hx-sse:connect"); !strings.Contains(live, "settings") {
+		t.Errorf("the page follows %q", live)
+	}
+	if up, err := s.settingsTopic(t.Context(), "account=APP&stream=ORDERS&consumer=nobody"); err != nil || strings.Contains(up.Parts["changes-of-settings"].shape, "s1") {
+		t.Errorf("another consumer's changes are told: %v, %v", err, up)
+	}
+}

@@ -14,6 +14,7 @@ type ConsumerSettings struct {
 	Pins             []PinRow
 	Form             SettingsForm
 	Changes          []SettingsChange
+	More             string // how many changes are not shown; "" for none
 	CSV, JSON        string
 }
 
@@ -50,6 +51,7 @@ type SettingField struct {
 	Name, Unit, Help string
 	Value            string // as typed
 	Now              string // in force
+	Ahead            string // what is refused, said beforehand
 	Moved            string // what somebody else did to it meanwhile
 	Wrong            string
 	List             bool // chosen from the policies
