@@ -93,7 +93,7 @@ func (c *Control) checkDriver(s traffic.Split) error {
 // planDriven adds to a dry run what the servers would get.
 func (c *Control) planDriven(ctx context.Context, p *traffic.Plan) error {
 	before, after := p.Before.Split, p.After.Split
-	if before.Driver.Maps() && before.Driver != after.Driver {
+	if before.Driver.Maps() && (before.Driver != after.Driver || before.Subject != after.Subject) {
 		p.Warn = append(p.Warn, fmt.Sprintf("The servers keep their mapping of %s with its last weights, so that nothing that is published there is lost. Take it away by hand when nobody publishes there any more.", before.Subject))
 	}
 	drv := c.cfg.Drivers[after.Driver]

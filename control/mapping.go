@@ -59,6 +59,11 @@ var errElsewhere = errors.New("the servers get the mapping from somebody else")
 const (
 	gatherFor = 2 * time.Second
 	restFor   = time.Second
+	// A server that was killed is counted by the others for half a minute: for as
+	// long as fewer answered than there are said to be, the missing ones get
+	// moreFor after those that answer.
+	missingFor = 30 * time.Second
+	moreFor    = 200 * time.Millisecond
 )
 
 // servers reads back over the system account what each server does with the
@@ -72,8 +77,38 @@ type servers struct {
 	pushing sync.Mutex
 
 	conn  *nats.Conn // of the account whose messages are divided
-	mu    sync.Mutex // guards known
+	mu    sync.Mutex // guards all below
 	known string
+	short shortage
+}
+
+// shortage is that fewer servers answered than there are said to be.
+type shortage struct {
+	said, answered int
+	until          time.Time
+}
+
+// missed returns how many servers answer when so many are said to be there; all,
+// as far as is known.
+func (s *servers) missed(said int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.short.said == said && s.now().Before(s.short.until) {
+		return s.short.answered
+	}
+	return said
+}
+
+// note remembers how many answered.
+func (s *servers) note(said, answered int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case answered >= said:
+		s.short = shortage{}
+	case s.short.said != said || !s.now().Before(s.short.until) || answered > s.short.answered:
+		s.short = shortage{said, answered, s.now().Add(missingFor)}
+	}
 }
 
 // account is the account whose messages are divided, as the servers call it: its
@@ -161,7 +196,8 @@ func (s *servers) ask(ctx context.Context, subject string, payload []byte) ([][]
 	}
 	ctx, cancel := context.WithTimeout(ctx, gatherFor)
 	defer cancel()
-	expected := s.active(ctx)
+	said := s.active(ctx)
+	answering := s.missed(said)
 	inbox := s.sys.NewRespInbox()
 	sub, err := s.sys.SubscribeSync(inbox)
 	if err != nil {
@@ -181,13 +217,22 @@ func (s *servers) ask(ctx context.Context, subject string, payload []byte) ([][]
 		case err != nil && len(out) == 0:
 			return nil, unavailable("No server answers over the system account.", "Check that its user may ask "+subject+".", fmt.Errorf("ask the servers %s: %w", subject, err))
 		case err != nil:
+			s.note(said, len(out))
 			return out, nil
 		}
-		if out = append(out, msg.Data); len(out) == expected {
+		out = append(out, msg.Data)
+		wait := time.Duration(0)
+		switch {
+		case len(out) == said:
+			s.note(said, len(out))
 			return out, nil
+		case said == 0 && len(out) == 1: // the others are as near as the first one
+			wait = restFor
+		case len(out) == answering:
+			wait = moreFor
 		}
-		if expected == 0 && len(out) == 1 { // the others are as near as the first one
-			quick, stop := context.WithTimeout(ctx, restFor)
+		if wait > 0 {
+			quick, stop := context.WithTimeout(ctx, wait)
 			defer stop()
 			ctx = quick
 		}

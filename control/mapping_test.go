@@ -574,3 +574,33 @@ func TestMatches(t *testing.T) {
 		}
 	}
 }
+
+// A server that was killed is counted for a while yet: the others' answers are
+// enough then, and all of them are waited for again later.
+func TestMissingServersAreNotWaitedForAgain(t *testing.T) {
+	t.Parallel()
+	at := &clock{}
+	s := &servers{now: at.now}
+	steps := []struct {
+		said, answered, want int // want is what is waited for next
+		after                time.Duration
+	}{
+		{said: 3, answered: 3, want: 3},
+		{said: 3, answered: 2, want: 2},
+		{said: 3, answered: 1, want: 2}, // one was slow, it is no news
+		{said: 3, answered: 2, want: 3, after: missingFor},
+		{said: 3, answered: 2, want: 2},
+		{said: 3, answered: 3, want: 3}, // it is back
+	}
+	for i, step := range steps {
+		s.note(step.said, step.answered)
+		at.move(step.after)
+		if got := s.missed(step.said); got != step.want {
+			t.Errorf("step %d: %d are waited for, want %d", i, got, step.want)
+		}
+	}
+	s.note(3, 2)
+	if got := s.missed(4); got != 4 {
+		t.Errorf("of 4 servers %d are waited for", got)
+	}
+}

@@ -3,9 +3,14 @@ package control
 import (
 	"context"
 	"log/slog"
+	"os"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
 
 	"ballast/fleet"
@@ -89,5 +94,82 @@ func TestDocumentedPermissionsSuffice(t *testing.T) {
 	wantKind(t, err, fleet.Forbidden)
 	if ch.Phase != traffic.Rejected || leaderDoc(t, sneaky, "orders").token != now.token {
 		t.Errorf("change %s, the key at %d, want it untouched at %d", ch.Phase, leaderDoc(t, sneaky, "orders").token, now.token)
+	}
+}
+
+// The rights of the system account's user as docs/nats-permissions.md gives them
+// for the drivers of the servers' own mappings: in claims, and in a file.
+var (
+	claimsRights = []string{"$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", "$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.SERVER.PING.STATSZ", "$SYS.REQ.SERVER.PING.VARZ", "$SYS.REQ.SERVER.PING.ACCOUNTZ"}
+	fileRights   = []string{"$SYS.REQ.SERVER.PING.STATSZ", "$SYS.REQ.SERVER.PING.ACCOUNTZ", "$SYS.REQ.SERVER.*.RELOAD"}
+)
+
+func TestDocumentedPermissionsOfTheDriversSuffice(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var denied []string
+	opts := []nats.Option{
+		nats.CustomInboxPrefix("_INBOX_ballast"), nats.MaxReconnects(-1),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			denied = append(denied, err.Error())
+		}),
+	}
+	o := natstest.OperatorCluster(t, 2, nil)
+	sys := natstest.Connect(t, o.URLs(), append(opts, o.SysUser(t, func(u *jwt.UserClaims) {
+		u.Pub.Allow.Add(claimsRights...)
+		u.Sub.Allow.Add("_INBOX_ballast.>")
+	}))...)
+	claims := NewClaimsDriver(ClaimsConfig{Conn: o.App(t), System: sys, KeyFile: o.KeyFile})
+
+	file, c := filed(t, 2)
+	if err := os.WriteFile(rightsBeside(file), []byte(`publish: [ "`+strings.Join(fileRights, `", "`)+`" ], subscribe: [ "_INBOX_ballast.>" ]`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i := range c.Len() {
+		if err := c.Server(i).Reload(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	filing := NewFileDriver(FileConfig{Conn: c.App(t), System: c.Sys(t, opts...), File: file, Splits: func() ([]traffic.Split, error) { return nil, nil }})
+
+	for driver, d := range map[traffic.Driver]Driver{traffic.DriverMappingJWT: claims, traffic.DriverMappingConfig: filing} {
+		s := mapped(driver, 60, 40)
+		if _, err := d.Check(t.Context(), s); err != nil {
+			t.Errorf("%s: Check: %v", driver, err)
+		}
+		if err := d.Push(t.Context(), s); err != nil {
+			t.Errorf("%s: Push: %v", driver, err)
+		}
+		wait.For(t, 30*time.Second, "the weights on every server that has the account", func() bool {
+			all, err := d.InForce(t.Context(), s)
+			return err == nil && len(all) == 2 && !slices.ContainsFunc(all, func(f traffic.InForce) bool {
+				return f.State != traffic.ForceSame && f.State != traffic.ForceUnused
+			})
+		})
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(denied) > 0 {
+		t.Errorf("refused: %q", denied)
+	}
+}
+
+// Docs and tests name the same rights.
+func TestDocumentedPermissionsOfTheDrivers(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/nats-permissions.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, ok := strings.Cut(string(page), "## 4. The servers' own mappings")
+	if !ok {
+		t.Fatal("the section is not there")
+	}
+	for _, subject := range slices.Concat(claimsRights, fileRights) {
+		if !strings.Contains(section, `"`+subject+`"`) {
+			t.Errorf("%s is not documented", subject)
+		}
 	}
 }

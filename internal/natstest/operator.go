@@ -19,6 +19,8 @@ type Operator struct {
 	Account string // public key of account APP
 	KeyFile string // the seed of the operator's signing key
 	Key     nkeys.KeyPair
+
+	sysKey nkeys.KeyPair
 }
 
 // ResolverInterval is how often the resolvers of an OperatorCluster bring each
@@ -72,22 +74,12 @@ func OperatorCluster(tb testing.TB, n int, edit func(*jwt.AccountClaims), opts .
 		edit(ac)
 	}
 	preload := fmt.Sprintf("%s: %s, %s: %s", sys, sign(sc, signing), app, sign(ac, signing))
-	creds := func(name string, by nkeys.KeyPair) nats.Option {
-		tb.Helper()
-		kp, user := pair(nkeys.CreateUser)
-		uc := jwt.NewUserClaims(user)
-		uc.Name = name
-		seed, err := kp.Seed()
-		must(err)
-		text, err := jwt.FormatUserConfig(sign(uc, by), seed)
-		must(err)
-		return nats.UserCredentials(write(name+".creds", text))
-	}
+	creds := func(name string, by nkeys.KeyPair) nats.Option { return credentials(tb, dir, name, by, nil) }
 	seed, err := signing.Seed()
 	must(err)
 	o := &Operator{
 		Servers: &Servers{tb: tb, account: app, app: []nats.Option{creds("app", appKey)}, sys: []nats.Option{creds("sys", sysKey)}},
-		Account: app, Key: signing, KeyFile: write("operator.nk", seed),
+		Account: app, Key: signing, KeyFile: write("operator.nk", seed), sysKey: sysKey,
 	}
 	said := config{interval: 2 * time.Second}
 	for _, opt := range opts {
@@ -102,4 +94,39 @@ resolver_preload: { %s }
 `, operator, sys, filepath.Join(dir, "jwt"), said.interval.String(), preload)
 	}, opts)
 	return o
+}
+
+// SysUser is a new user of the system account with the rights that edit gives it.
+func (o *Operator) SysUser(tb testing.TB, edit func(*jwt.UserClaims)) nats.Option {
+	tb.Helper()
+	return credentials(tb, tb.TempDir(), "user", o.sysKey, edit)
+}
+
+// credentials writes those of a new user of an account into a file.
+func credentials(tb testing.TB, dir, name string, account nkeys.KeyPair, edit func(*jwt.UserClaims)) nats.Option {
+	tb.Helper()
+	must := func(err error) {
+		tb.Helper()
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+	kp, err := nkeys.CreateUser()
+	must(err)
+	public, err := kp.PublicKey()
+	must(err)
+	uc := jwt.NewUserClaims(public)
+	uc.Name = name
+	if edit != nil {
+		edit(uc)
+	}
+	token, err := uc.Encode(account)
+	must(err)
+	seed, err := kp.Seed()
+	must(err)
+	text, err := jwt.FormatUserConfig(token, seed)
+	must(err)
+	file := filepath.Join(dir, name+".creds")
+	must(os.WriteFile(file, text, 0o600))
+	return nats.UserCredentials(file)
 }
