@@ -298,6 +298,28 @@ func TestWorkersOutliveAChangeOfThePolicy(t *testing.T) {
 	}
 }
 
+// A consumer may bound what one request asks for. The server refuses what is more.
+func TestWorkerHeedsTheConsumersLimits(t *testing.T) {
+	t.Parallel()
+	nc := natstest.Connect(t, natstest.Server(t).ClientURL())
+	js := jetStream(t, nc)
+	ordersStream(t, js, 1)
+	_, err := js.CreateConsumer(t.Context(), "ORDERS", jetstream.ConsumerConfig{
+		Durable: "east", AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait, MaxRequestBatch: 2, MaxRequestExpires: 200 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var book logBook
+	h := hire(t, nc, lb.PriorityGroup{}, &book) // four handlers, requests of 2 s
+	publishOrders(t, js, 0, 50)
+	wait.For(t, time.Minute, "the orders", func() bool { return h.handled.Load() == 50 })
+	one(t, js, 1, h) // after requests that ran out
+	if n := book.count("WARN"); n != 0 {
+		t.Errorf("the worker asked for too much: %s", book.text())
+	}
+}
+
 func TestPriorityGroupsThatAreNone(t *testing.T) {
 	t.Parallel()
 	nc := natstest.Connect(t, natstest.Server(t).ClientURL())
