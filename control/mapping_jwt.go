@@ -409,7 +409,7 @@ func (d *claimsDriver) Push(ctx context.Context, s traffic.Split) error {
 	// although it is older.
 	rest, cancel := rest(ctx, 2*gatherFor)
 	defer cancel()
-	if err := d.update(rest, c.token); err != nil {
+	if err := d.update(rest, c.token); err != nil && fleet.KindOf(err) != fleet.Invalid { // who refused kept what it had
 		return errors.Join(refused, fmt.Errorf("put the claims back as they were: %w", err))
 	}
 	return refused

@@ -288,6 +288,33 @@ func TestClaimsDriverBuildsOnTheNewest(t *testing.T) {
 	}
 }
 
+// One server refuses claims that another takes: the other goes back to what it had.
+func TestClaimsDriverWhenOneServerRefuses(t *testing.T) {
+	t.Parallel()
+	o := natstest.OperatorCluster(t, 2, nil)
+	for i := range o.Len() {
+		natstest.Connect(t, o.URL(i), o.AppOptions()...)
+	}
+	d, _ := claimsOf(t, o)
+	first := mapped(traffic.DriverMappingJWT, 60, 40)
+	if err := d.Push(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	everywhere(t, d, first, 2)
+	broken := filepath.Join(o.Dir(1), "jwt") // nothing can be stored in a folder that is a file
+	if err := os.RemoveAll(broken); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(broken, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := d.Push(t.Context(), mapped(traffic.DriverMappingJWT, 10, 90))
+	if fleet.KindOf(err) != fleet.Invalid || !strings.Contains(err.Error(), "Server n2 refuses the account's claims") {
+		t.Errorf("Push = %v", err)
+	}
+	everywhere(t, d, first, 2)
+}
+
 // What the server would answer with "updated" and then choke on is refused before.
 func TestClaimsDriverRefuses(t *testing.T) {
 	t.Parallel()
