@@ -62,6 +62,22 @@ var payload = make([]byte, 128)
 
 const eastSubject = "orders.process.east"
 
+// turns are the subjects of messages in turn, by the weights: what a program would
+// write that divides them by itself. A server takes longer over three subjects
+// than over one.
+func (r costRig) turns(tb testing.TB) func() string {
+	picker, err := traffic.NewPicker(r.split)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var table [256]string
+	for i := range table {
+		table[i] = picker.Targets()[picker.PickNth(uint64(i))].Subject
+	}
+	n := uint8(0)
+	return func() string { n++; return table[n] }
+}
+
 func flush(tb testing.TB, nc *nats.Conn) {
 	if err := nc.FlushTimeout(time.Minute); err != nil {
 		tb.Fatal(err)
@@ -110,7 +126,8 @@ func changed(s traffic.Split, how []func(*traffic.Split)) traffic.Split {
 func publishPair(how ...func(*traffic.Split)) func(testing.TB, costRig) (way, way) {
 	return func(tb testing.TB, r costRig) (way, way) {
 		p := r.publisher(tb, lb.WithFallback(changed(r.split, how)))
-		return r.each(func() error { return r.nc.Publish(eastSubject, payload) }),
+		next := r.turns(tb)
+		return r.each(func() error { return r.nc.Publish(next(), payload) }),
 			r.each(func() error { return p.Publish(tb.Context(), payload) })
 	}
 }
@@ -119,7 +136,8 @@ func msgPair(how func(*traffic.Split)) func(testing.TB, costRig) (way, way) {
 	return func(tb testing.TB, r costRig) (way, way) {
 		p := r.publisher(tb, lb.WithFallback(changed(r.split, []func(*traffic.Split){how})))
 		msg := &nats.Msg{Data: payload, Header: nats.Header{lb.KeyHeader: {"customer-42"}}}
-		return r.each(func() error { msg.Subject = eastSubject; return r.nc.PublishMsg(msg) }),
+		next := r.turns(tb)
+		return r.each(func() error { msg.Subject = next(); return r.nc.PublishMsg(msg) }),
 			r.each(func() error { return p.PublishMsg(tb.Context(), msg) })
 	}
 }
@@ -127,13 +145,14 @@ func msgPair(how func(*traffic.Split)) func(testing.TB, costRig) (way, way) {
 func asyncPair(how func(*traffic.Split)) func(testing.TB, costRig) (way, way) {
 	return func(tb testing.TB, r costRig) (way, way) {
 		p := r.publisher(tb, lb.WithFallback(changed(r.split, []func(*traffic.Split){how})))
+		next := r.turns(tb)
 		plain, err := jetstream.New(r.nc, r.window)
 		if err != nil {
 			tb.Fatal(err)
 		}
 		return func(tb testing.TB, n int) {
 				for sent := 0; sent < n; {
-					_, err := plain.PublishMsgAsync(&nats.Msg{Subject: eastSubject, Data: payload})
+					_, err := plain.PublishMsgAsync(&nats.Msg{Subject: next(), Data: payload})
 					switch {
 					case err == nil:
 						sent++
@@ -164,12 +183,12 @@ func asyncPair(how func(*traffic.Split)) func(testing.TB, costRig) (way, way) {
 func jsPair(attempts int, id bool) func(testing.TB, costRig) (way, way) {
 	return func(tb testing.TB, r costRig) (way, way) {
 		p := r.publisher(tb, lb.WithFallback(r.split), lb.WithAttempts(attempts))
-		next := 0
+		next, number := r.turns(tb), 0
 		return r.each(func() error {
-				msg := &nats.Msg{Subject: eastSubject, Data: payload}
+				msg := &nats.Msg{Subject: next(), Data: payload}
 				if id {
-					next++
-					msg.Header = nats.Header{jetstream.MsgIDHeader: {fmt.Sprintf("%p-%d", &next, next)}}
+					number++
+					msg.Header = nats.Header{jetstream.MsgIDHeader: {fmt.Sprintf("%p-%d", &number, number)}}
 				}
 				_, err := r.js.PublishMsg(tb.Context(), msg)
 				return err
@@ -188,8 +207,9 @@ func requestPair() func(testing.TB, costRig) (way, way) {
 		p := r.publisher(tb, lb.WithFallback(r.split))
 		ctx, cancel := context.WithTimeout(tb.Context(), time.Hour)
 		tb.Cleanup(cancel)
+		next := r.turns(tb)
 		return r.each(func() error {
-				_, err := r.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: eastSubject, Data: payload})
+				_, err := r.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: next(), Data: payload})
 				return err
 			}), r.each(func() error {
 				_, err := p.Request(ctx, &nats.Msg{Data: payload})
