@@ -455,9 +455,10 @@ func (c *Control) putBackLater(ctx context.Context, m traffic.Measurement, err e
 // endMeasurement closes the record of a measurement.
 func (c *Control) endMeasurement(ctx context.Context, m traffic.Measurement, actor, outcome string) traffic.Measurement {
 	m.Phase, m.Ended, m.Outcome = traffic.MeasureOver, c.now(), outcome
-	c.note(m)
 	k := keyOf(m.Consumer)
+	// Who sees the end finds it in the journal.
 	c.tell(ctx, c.aboutMeasurement(traffic.EntryMeasureOff, m, actor, named(k)+": "+outcome))
+	c.note(m)
 	c.log.InfoContext(ctx, "measurement ended", "stream", k.Stream, "consumer", k.Consumer, "measurement", m.ID, "outcome", outcome)
 	return m
 }

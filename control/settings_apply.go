@@ -292,10 +292,10 @@ func (c *Control) consumerInForce(ctx context.Context, ch traffic.ConsumerChange
 		ch.Outcome += fmt.Sprintf(" With it %s changed, too: somebody may have changed the consumer at the same moment. Its configuration from before stands in the journal.",
 			printable([]byte(strings.Join(also, ", "))))
 	}
-	c.noteConsumer(ch)
-	c.lookLater(ch)
 	k := keyOf(ch.Consumer)
 	c.tell(ctx, c.aboutConsumer(traffic.EntryConsumerWritten, ch, ch.Actor, fmt.Sprintf("Consumer %s has %s.", named(k), afterWords(ch.Diff))))
+	c.noteConsumer(ch)
+	c.lookLater(ch)
 	c.log.InfoContext(ctx, "consumer changed", "stream", k.Stream, "consumer", k.Consumer, "change", ch.ID, "diff", diffWords(ch.Diff), "actor", ch.Actor)
 	c.retireConsumer(ctx, ch)
 	return ch
@@ -329,9 +329,10 @@ func (c *Control) rejectConsumer(ctx context.Context, ch traffic.ConsumerChange,
 // endConsumer closes the record of a change.
 func (c *Control) endConsumer(ctx context.Context, ch traffic.ConsumerChange, phase traffic.Phase, kind traffic.EntryKind, actor, outcome string) traffic.ConsumerChange {
 	ch.Phase, ch.Ended, ch.Outcome = phase, c.now(), outcome
-	c.noteConsumer(ch)
 	k := keyOf(ch.Consumer)
+	// Who sees the end finds it in the journal.
 	c.tell(ctx, c.aboutConsumer(kind, ch, actor, named(k)+": "+outcome))
+	c.noteConsumer(ch)
 	c.log.InfoContext(ctx, "change of a consumer ended", "stream", k.Stream, "consumer", k.Consumer, "change", ch.ID, "phase", phase, "outcome", outcome)
 	return ch
 }
@@ -360,7 +361,7 @@ func (c *Control) tendConsumers(ctx context.Context) {
 		if ch, _ = c.consumerChange(ch.ID); !ch.Phase.Final() {
 			s, err := c.consumer(ctx, keyOf(ch.Consumer))
 			if ch.Phase == traffic.Baking {
-				c.holdConsumer(context.WithoutCancel(ctx), ch, s, err)
+				c.holdConsumer(ctx, ch, s, err)
 			} else {
 				c.judge(context.WithoutCancel(ctx), ch, s, err)
 			}
@@ -396,7 +397,7 @@ func (c *Control) driftConsumers(ctx context.Context) {
 		}
 		if ch, _ = c.consumerChange(ch.ID); ch.Phase == traffic.Verified {
 			s, err := c.consumer(ctx, keyOf(ch.Consumer))
-			if what := replacedBy(ch, s, err); what != "" {
+			if what := c.replacedBy(ctx, ch, s, err); what != "" {
 				c.endConsumer(context.WithoutCancel(ctx), ch, traffic.Replaced, traffic.EntryConsumerReplaced, driverName,
 					fmt.Sprintf("%s That was seen %s after it was verified.", what, short(c.now().Sub(ch.Ended))))
 			}
@@ -428,8 +429,18 @@ func (c *Control) standing(now time.Time) []traffic.ConsumerChange {
 }
 
 // replacedBy says what took the place of a change that was in force; "" is
-// nothing, or nothing that is known.
-func replacedBy(ch traffic.ConsumerChange, s consumerState, err error) string {
+// nothing, or nothing that is known. It looks twice: a server that was just
+// elected may not have taken over the last change yet.
+func (c *Control) replacedBy(ctx context.Context, ch traffic.ConsumerChange, s consumerState, err error) string {
+	if setBack(ch, s, err) == "" || !pause(ctx, c.settleTimeout) {
+		return ""
+	}
+	s, err = c.consumer(ctx, keyOf(ch.Consumer))
+	return setBack(ch, s, err)
+}
+
+// setBack is replacedBy for one look.
+func setBack(ch traffic.ConsumerChange, s consumerState, err error) string {
 	switch {
 	case err != nil && fleet.KindOf(err) == fleet.NotFound:
 		return "The consumer was deleted."
@@ -446,7 +457,12 @@ func replacedBy(ch traffic.ConsumerChange, s consumerState, err error) string {
 
 // holdConsumer looks whether a change is still in force.
 func (c *Control) holdConsumer(ctx context.Context, ch traffic.ConsumerChange, s consumerState, err error) {
-	if what := replacedBy(ch, s, err); what != "" {
+	what := c.replacedBy(ctx, ch, s, err)
+	if ctx.Err() != nil {
+		return // the next start takes it further
+	}
+	ctx = context.WithoutCancel(ctx)
+	if what != "" {
 		c.endConsumer(ctx, ch, traffic.Replaced, traffic.EntryConsumerReplaced, driverName, what)
 		return
 	}

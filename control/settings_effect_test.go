@@ -164,8 +164,9 @@ func TestConsumerPauseAndResume(t *testing.T) {
 	if err := (<-w.msgs).DoubleAck(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if s := settings(t, c, k); s.Backlog != 5 || s.InFlight != 2 || w.got.Load() != 3 {
-		t.Errorf("%d wait, %d in flight, %d delivered; want 5, 2 and 3", s.Backlog, s.InFlight, w.got.Load())
+	wait.For(t, patient, "five to wait and two to be in flight", func() bool { s := settings(t, c, k); return s.Backlog == 5 && s.InFlight == 2 })
+	if w.got.Load() != 3 {
+		t.Errorf("%d delivered during the pause, want the 3 from before", w.got.Load())
 	}
 	// Another setting leaves the pause as it is, and the other way round.
 	mustChange(t, c, consumerEdit(t, c, k, traffic.ConsumerPatch{MaxAckPending: of(55)}))
@@ -187,16 +188,11 @@ func TestConsumerPauseAndResume(t *testing.T) {
 		t.Errorf("the pause is %s", old.Phase)
 	}
 	// To roll back a resume is to pause again; to roll back that, to resume.
-	again, err := c.RollBackConsumer(ctx, resumed.ID, "bob", "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	again := mustRollBack(t, c, resumed.ID)
 	if s := settings(t, c, k); !s.PausedUntil.Equal(until) {
 		t.Errorf("paused until %v, want %v", s.PausedUntil, until)
 	}
-	if _, err := c.RollBackConsumer(ctx, again.ID, "bob", ""); err != nil {
-		t.Fatal(err)
-	}
+	mustRollBack(t, c, again.ID)
 	after := serverConfig(t, nc, k)
 	if b, a := asJSON(t, without(before, "max_ack_pending")), asJSON(t, without(after, "max_ack_pending")); a != b {
 		t.Errorf("before and after differ:\n%s\n%s", b, a)
@@ -265,9 +261,7 @@ func TestConsumerPolicyStopsRunningClients(t *testing.T) {
 		t.Errorf("the diff is %+v", ch.Diff)
 	}
 	// And a way back is never barred.
-	if _, err := c.RollBackConsumer(context.Background(), ch.ID, "ann", ""); err != nil {
-		t.Fatal(err)
-	}
+	mustRollBack(t, c, ch.ID)
 	if s := settings(t, c, k); s.Priority != traffic.PriorityPinned || s.PriorityTimeout != time.Minute || strings.Join(s.Groups, "") != "a" {
 		t.Errorf("in force are %+v", s)
 	}

@@ -173,9 +173,7 @@ func TestConsumerPermissions(t *testing.T) {
 	w0, w1 := pinned("w0"), pinned("w1")
 	c, _ := console(t, Config{Conn: natstest.Connect(t, srv.ClientURL(), nats.UserInfo("one", "o"), nats.CustomInboxPrefix("_INBOX_ballast"))}, impatient)
 	ch := mustChange(t, c, consumerEdit(t, c, w0, traffic.ConsumerPatch{MaxAckPending: of(10)}))
-	if _, err := c.RollBackConsumer(ctx, ch.ID, "ann", ""); err != nil {
-		t.Error(err)
-	}
+	mustRollBack(t, c, ch.ID)
 	mustChange(t, c, consumerEdit(t, c, w0, traffic.ConsumerPatch{PauseUntil: of(time.Now().Add(time.Hour))}))
 	mustChange(t, c, consumerEdit(t, c, w0, traffic.ConsumerPatch{PauseUntil: new(time.Time)}))
 	if err := c.Unpin(ctx, w0, "a", "ann", ""); err != nil {
@@ -290,11 +288,7 @@ func TestConsumerSettingsOnACluster(t *testing.T) {
 	if s := settings(t, c, k); !s.PausedUntil.Equal(until) {
 		t.Errorf("paused until %v at the new leader, want %v", s.PausedUntil, until)
 	}
-	back, err := c.RollBackConsumer(ctx, paused.ID, "ann", "")
-	if err != nil && fleet.KindOf(err) != fleet.Unknown {
-		t.Fatal(err)
-	}
-	waitConsumer(t, c, back.ID, traffic.Baking)
+	mustRollBack(t, c, paused.ID)
 	if b, a := asJSON(t, without(before, "max_ack_pending")), asJSON(t, without(serverConfig(t, nc, k), "max_ack_pending")); a != b {
 		t.Errorf("rolled back, it differs:\n%s\n%s", b, a)
 	}

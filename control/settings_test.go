@@ -50,15 +50,38 @@ func consumerEdit(tb testing.TB, c *Control, k fleet.ConsumerKey, p traffic.Cons
 
 func mustChange(tb testing.TB, c *Control, e traffic.ConsumerEdit) traffic.ConsumerChange {
 	tb.Helper()
-	ch, err := c.ApplyConsumer(context.Background(), e)
-	switch {
-	case err != nil && fleet.KindOf(err) == fleet.Unknown: // a busy machine may answer late
-		ch = waitConsumer(tb, c, ch.ID, traffic.Baking)
-	case err != nil:
-		tb.Fatalf("ApplyConsumer: %v", err)
-	}
-	if ch.Phase != traffic.Baking {
-		tb.Fatalf("change is %s, want it in force: %s", ch.Phase, ch.Outcome)
+	return inForce(tb, c, func() (traffic.ConsumerChange, error) { return c.ApplyConsumer(context.Background(), e) })
+}
+
+func mustRollBack(tb testing.TB, c *Control, id string) traffic.ConsumerChange {
+	tb.Helper()
+	return inForce(tb, c, func() (traffic.ConsumerChange, error) {
+		return c.RollBackConsumer(context.Background(), id, "bob", "no better")
+	})
+}
+
+// inForce makes a change and waits until the leader shows it: a busy machine may
+// answer late, or elect a leader just then.
+func inForce(tb testing.TB, c *Control, try func() (traffic.ConsumerChange, error)) traffic.ConsumerChange {
+	tb.Helper()
+	var ch traffic.ConsumerChange
+	wait.For(tb, patient, "the change to be taken", func() bool {
+		var err error
+		ch, err = try()
+		switch kind := fleet.KindOf(err); {
+		case err == nil, kind == fleet.Unknown:
+			return true
+		case kind != fleet.Unavailable:
+			tb.Fatalf("change a consumer: %v", err)
+		}
+		return false
+	})
+	wait.For(tb, 3*patient, "the change to be seen", func() bool {
+		ch, _ = c.consumerChange(ch.ID)
+		return ch.Phase == traffic.Baking || ch.Phase == traffic.Rejected
+	})
+	if ch.Phase == traffic.Rejected { // lost with a leader
+		return inForce(tb, c, try)
 	}
 	return ch
 }
@@ -174,10 +197,7 @@ func TestConsumerPatchChangesOnlyWhatItNames(t *testing.T) {
 			if a, b := asJSON(t, now), asJSON(t, said); a != b {
 				t.Errorf("foretold was\n%s\nin force is\n%s", b, a)
 			}
-			back, err := c.RollBackConsumer(context.Background(), ch.ID, "bob", "no better")
-			if err != nil {
-				t.Fatal(err)
-			}
+			back := mustRollBack(t, c, ch.ID)
 			if a, b := asJSON(t, serverConfig(t, nc, k)), asJSON(t, before); a != b {
 				t.Errorf("rolled back, it differs:\n%s\n%s", b, a)
 			}
@@ -476,9 +496,7 @@ func TestConsumerChangeIsVerifiedOrReplaced(t *testing.T) {
 	}
 	waitConsumer(t, c, waits.ID, traffic.Verified) // its hour is over
 	// Later changes of other settings do not stand in the way of a way back.
-	if _, err := c.RollBackConsumer(ctx, second.ID, "ann", ""); err != nil {
-		t.Fatal(err)
-	}
+	mustRollBack(t, c, second.ID)
 	if s := settings(t, c, twice); s.MaxAckPending != 200 || s.MaxDeliver != 8 {
 		t.Errorf("in force are %+v", s)
 	}
