@@ -48,6 +48,9 @@ type driven struct {
 	// not to push again for them.
 	helpless string
 	wait     time.Duration
+	// met are the servers, by id, that answered after the last push. One that starts
+	// holds what it had, and nobody sees that until somebody uses the account there.
+	met map[string]bool
 	// lagging is set while the journal's last word is that some do not follow.
 	lagging bool
 }
@@ -65,6 +68,22 @@ func (d driven) follow() (follow, all, late int) {
 		}
 	}
 	return follow, len(d.inForce), late
+}
+
+// fresh reports whether a server has started since the last push that does not
+// show yet what it holds.
+func (d driven) fresh() bool {
+	return slices.ContainsFunc(d.inForce, func(f traffic.InForce) bool { return f.State == traffic.ForceUnused && !d.met[f.ID] })
+}
+
+// meet notes the servers that answer.
+func (d *driven) meet() {
+	d.met = map[string]bool{}
+	for _, f := range d.inForce {
+		if f.State != traffic.ForceSilent {
+			d.met[f.ID] = true
+		}
+	}
 }
 
 // late names the servers that a push should make follow.
@@ -138,7 +157,10 @@ func (c *Control) carryOut(ctx context.Context, ch traffic.Change) (traffic.Chan
 	follow, all, _ := c.driving(ch.Split).follow()
 	ch.Outcome = inForceOn(follow, all, elsewhere)
 	c.remember(ch)
-	c.noteDriven(ch.Split, func(d *driven) { d.lagging, d.helpless = follow < all || all == 0, d.late() })
+	c.noteDriven(ch.Split, func(d *driven) {
+		d.lagging, d.helpless = follow < all || all == 0, d.late()
+		d.meet()
+	})
 	c.tell(ctx, c.about(traffic.EntryDriven, ch, driverName, fmt.Sprintf("Revision %d of split %s is in force on %d of %d servers.", ch.Revision, ch.Split, follow, all)))
 	return ch, nil
 }
@@ -306,10 +328,12 @@ func (c *Control) repair(ctx context.Context, drv Driver, rev traffic.Revision) 
 		if d.lagging && follow == all && all > 0 {
 			c.caughtUp(ctx, rev, fmt.Sprintf("Revision %d of split %s is now in force on all %d servers.", rev.Number, s.Name, all), follow, all)
 		}
-		return
+		if !d.fresh() {
+			return
+		}
 	}
 	patience := max(pushAgain, d.wait)
-	if d.late() != d.helpless {
+	if d.late() != d.helpless || d.fresh() {
 		patience = pushSoon
 	}
 	if c.cfg.ReadOnly || c.now().Sub(d.pushed) < patience {
@@ -327,13 +351,17 @@ func (c *Control) repair(ctx context.Context, drv Driver, rev traffic.Revision) 
 	}
 	c.readServers(ctx, drv, s)
 	follow, all, left := c.driving(s.Name).follow()
-	helped := err == nil && left < late
+	helped := err == nil && (left < late || late == 0)
 	c.noteDriven(s.Name, func(d *driven) {
 		d.helpless, d.wait = d.late(), min(max(pushAgain, 2*d.wait), pushSeldom)
 		if helped {
 			d.wait = 0
 		}
+		d.meet()
 	})
+	if helped && late == 0 {
+		return // a server that started has got what it may have missed
+	}
 	if !helped {
 		c.log.WarnContext(ctx, "servers do not follow a split, also after another push", "split", s.Name, "late", c.driving(s.Name).late(), "follow", follow, "of", all, "err", err)
 		return

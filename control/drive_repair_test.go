@@ -92,6 +92,12 @@ func TestPushesThatHelpNobodyBecomeRare(t *testing.T) {
 	if n := look(10); n != 0 {
 		t.Errorf("%d pushes to servers that follow", n)
 	}
+	restarted := does("n2", traffic.ForceUnused, at.now())
+	restarted.ID = "another"
+	d.set(does("n1", traffic.ForceSame, at.now()), restarted)
+	if n := look(10); n != 1 {
+		t.Errorf("%d pushes to a server that has started and does not show what it holds", n)
+	}
 	for _, s := range []traffic.ForceState{traffic.ForceOwn, traffic.ForceOverlap, traffic.ForceSilent, traffic.ForceUnused} {
 		d.set(does("n1", traffic.ForceSame, at.now()), does("n2", s, at.now()))
 		if n := look(10); n != 0 {

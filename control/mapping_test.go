@@ -207,6 +207,22 @@ func TestClaimsDriverRepairsAServerThatWasAway(t *testing.T) {
 	if err := d.Push(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
+	before, err := d.(*claimsDriver).lookUp(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Push(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := d.(*claimsDriver).lookUp(t.Context()); err != nil || again.token != before.token {
+		t.Errorf("claims that say it already were signed anew, %v", err)
+	}
+	if err := d.Push(t.Context(), first); err != nil { // that did not help, it seems
+		t.Fatal(err)
+	}
+	if again, err := d.(*claimsDriver).lookUp(t.Context()); err != nil || again.token == before.token {
+		t.Errorf("claims are pushed as they are for ever, %v", err)
+	}
 	o.Kill(2)
 	next := mapped(traffic.DriverMappingJWT, 10, 90)
 	wait.For(t, 30*time.Second, "a push without the third server", func() bool { return d.Push(t.Context(), next) == nil })
