@@ -1202,7 +1202,7 @@ func SplitFormPage(f Frame, v SplitForm) templ.Component {
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
-				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 92, "\" method=\"post\"><p class=\"sub\">Publishers keep following its last revision until they are pointed elsewhere. The journal keeps its history.</p><input type=\"hidden\" name=\"base\" value=\"")
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 92, "\" method=\"post\"><p class=\"sub\">Publishers keep following its last revision, and servers that carry it out keep their mapping, until they are pointed elsewhere. The journal keeps its history.</p><input type=\"hidden\" name=\"base\" value=\"")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
