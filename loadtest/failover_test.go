@@ -332,6 +332,21 @@ func share(steps []step, since time.Time) float64 {
 	return float64(primary) / float64(max(n, 1))
 }
 
+// firsts are the steps in the order of time, without those that worked off a
+// message again: what a stopped process finds when it goes on is no share of it.
+func (f *field) firsts() (out []step) {
+	steps := slices.Clone(f.book.all())
+	slices.SortStableFunc(steps, func(a, b step) int { return a.at.Compare(b.at) })
+	seen := map[int]bool{}
+	for _, s := range steps {
+		if !seen[s.n] {
+			seen[s.n] = true
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
 // returned waits until the primary has so large a share again, over a window of
 // messages; -1 is not within patience.
 func (f *field) returned(since time.Time, want float64, patience time.Duration) time.Duration {
@@ -341,12 +356,11 @@ func (f *field) returned(since time.Time, want float64, patience time.Duration) 
 	defer tick.Stop()
 	for {
 		var after []step
-		for _, s := range f.book.all() {
+		for _, s := range f.firsts() {
 			if !s.at.Before(since) {
 				after = append(after, s)
 			}
 		}
-		slices.SortStableFunc(after, func(a, b step) int { return a.at.Compare(b.at) })
 		for i := range max(0, len(after)-window+1) {
 			if share(after[i:i+window], time.Time{}) >= want {
 				return after[i].at.Sub(since)
@@ -395,17 +409,12 @@ func (f *field) drain(report *Report) (unseen int) {
 
 func (f *field) sum(report Report, hit time.Time, back time.Duration, unseen int) result {
 	r := result{toBackup: -1, toReturn: back, sent: report.Due, lost: report.Failed + unseen}
-	steps := slices.Clone(f.book.all())
-	slices.SortStableFunc(steps, func(a, b step) int { return a.at.Compare(b.at) })
-	runs := map[int]int{}
+	firsts := f.firsts()
+	r.twice = len(f.book.all()) - len(firsts)
 	gap := time.Duration(float64(time.Second) / failoverRate)
-	for _, s := range steps {
+	for _, s := range firsts {
 		if s.who == "backup" && r.toBackup < 0 && !s.at.Before(hit) {
 			r.toBackup = s.at.Sub(hit)
-		}
-		if runs[s.n]++; runs[s.n] > 1 {
-			r.twice++
-			continue
 		}
 		r.oldest = max(r.oldest, s.at.Sub(report.Started.Add(time.Duration(s.n)*gap)))
 	}
