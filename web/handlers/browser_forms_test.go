@@ -20,6 +20,7 @@ import (
 // picking hides its options. With BALLAST_SCREENSHOTS=DIR the pictures are written
 // there.
 func TestFormsWithEverythingInABrowser(t *testing.T) {
+	const patience = 2 * time.Minute
 	w := newWorld()
 	long := strings.Repeat("worker-of-the-very-long-name-", 3)[:64]
 	w.splits[0].Split = everyOption(w.splits[0].Split)
@@ -41,7 +42,7 @@ func TestFormsWithEverythingInABrowser(t *testing.T) {
 	st := newStation(t, w)
 	look := func(tab *browser.Tab, name string, width int64, theme string) {
 		t.Helper()
-		tab.Wait("the styles", 30*time.Second, "document.styleSheets.length === 1 && document.fonts.status === 'loaded'")
+		tab.Wait("the styles", patience, "document.styleSheets.length === 1 && document.fonts.status === 'loaded'")
 		if wide := browser.Eval[int](tab, "document.documentElement.scrollWidth"); int64(wide) > width {
 			t.Errorf("%s is %d pixels wide on a screen of %d", name, wide, width)
 		}
@@ -53,7 +54,7 @@ func TestFormsWithEverythingInABrowser(t *testing.T) {
 		}
 	}
 	send := func(tab *browser.Tab, form, fill string) {
-		tab.Wait("the form", 30*time.Second, "document.querySelector('"+form+"')")
+		tab.Wait("the form", patience, "document.querySelector('"+form+"')")
 		browser.Eval[bool](tab, "(f => ("+fill+", HTMLFormElement.prototype.submit.call(f), true))(document.querySelector('"+form+"'))")
 	}
 	themes := []string{"light"} // both are of one size: the other is for the pictures
@@ -70,10 +71,10 @@ func TestFormsWithEverythingInABrowser(t *testing.T) {
 				look(tab, name, width, theme)
 			}
 			tab.Go(st.URL + consumerURL(eastKey))
-			tab.Wait("the settings on the consumer's page", 30*time.Second, "document.querySelector('#in-force .defs')")
+			tab.Wait("the settings on the consumer's page", patience, "document.querySelector('#in-force .defs')")
 			look(tab, "consumer-with-settings", width, theme)
 			tab.Go(st.URL + "/splits/orders/edit")
-			tab.Wait("the form", 30*time.Second, "document.querySelector('#split-form')")
+			tab.Wait("the form", patience, "document.querySelector('#split-form')")
 			shown := func(group string) bool {
 				return browser.Eval[bool](tab, "document.querySelector('#split-form ."+group+"').offsetParent !== null")
 			}
@@ -85,22 +86,22 @@ func TestFormsWithEverythingInABrowser(t *testing.T) {
 				t.Errorf("a split by weight shows what is for splits by key")
 			}
 			send(tab, "#split-form", "f.elements.pick.value = 'key', f.elements['key.token'].value = 99, f.elements['l.0.timeout'].value = 0, f.elements['l.1.fallback'].value = 'nobody', f.elements.reason.value = 'x'")
-			tab.Wait("the refusal", 30*time.Second, "document.querySelector('#split-form [name=\"key.token\"][aria-invalid=true]')")
+			tab.Wait("the refusal", patience, "document.querySelector('#split-form [name=\"key.token\"][aria-invalid=true]')")
 			look(tab, "split-refused", width, theme)
 			send(tab, "#split-form", "f.elements['key.token'].value = 4, f.elements['l.0.timeout'].value = 100, f.elements['l.1.fallback'].value = '', f.elements['t.0.weight'].value = 40, f.elements['t.1.weight'].value = 50")
-			tab.Wait("the dry run", 30*time.Second, "document.querySelector('#key-moves')")
+			tab.Wait("the dry run", patience, "document.querySelector('#key-moves')")
 			look(tab, "split-review", width, theme)
 
 			tab.Go(st.URL + eastSettings)
 			send(tab, "#settings-form", "f.elements.max_ack_pending.value = 6000, f.elements.priority_policy.value = 'overflow', f.elements.reason.value = 'x'")
-			tab.Wait("the refusal", 30*time.Second, "document.querySelector('#migrate')")
+			tab.Wait("the refusal", patience, "document.querySelector('#migrate')")
 			look(tab, "settings-refused", width, theme)
 			send(tab, "#settings-form", "f.elements.max_ack_pending.value = 600, f.elements.migrate.checked = true")
-			tab.Wait("the dry run", 30*time.Second, "document.querySelector('#confirm')")
+			tab.Wait("the dry run", patience, "document.querySelector('#confirm')")
 			look(tab, "settings-review", width, theme)
 			tab.Go(st.URL + eastSettings)
 			send(tab, "#settings-form", "f.elements.base.value = 'old', f.elements['was.max_ack_pending'].value = 900, f.elements.max_ack_pending.value = 300, f.elements['was.max_deliver'].value = 3, f.elements.max_deliver.value = 3, f.elements.reason.value = 'x'")
-			tab.Wait("the conflict", 30*time.Second, "document.querySelector('#settings-form .moved')")
+			tab.Wait("the conflict", patience, "document.querySelector('#settings-form .moved')")
 			look(tab, "settings-conflict", width, theme)
 			for _, c := range tab.Complaints() {
 				if !strings.Contains(c, "status of 422") && !strings.Contains(c, "status of 409") { // of what was refused on purpose
@@ -122,7 +123,7 @@ func TestFormsWithEverythingInABrowser(t *testing.T) {
 		look(tab, "settings-long", width, "light")
 		action := url.PathEscape(k.Consumer)
 		send(tab, "#settings-form", "f.elements.ack_wait.value = '10s', f.elements.reason.value = '"+action+"'")
-		tab.Wait("the dry run", 30*time.Second, "document.querySelector('#confirm')")
+		tab.Wait("the dry run", patience, "document.querySelector('#confirm')")
 		look(tab, "settings-long-review", width, "light")
 	}
 }
