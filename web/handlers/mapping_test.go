@@ -4,10 +4,12 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/html"
 
 	"ballast/fleet"
+	"ballast/internal/browser"
 	"ballast/traffic"
 )
 
@@ -85,4 +87,33 @@ func unescaped(tb testing.TB, link string) string {
 		tb.Error(err)
 	}
 	return text
+}
+
+// The link that holds the dry run's text is no way to another page, and the page's
+// own rules allow it.
+func TestMappingOfTheDryRunInABrowser(t *testing.T) {
+	w := newWorld()
+	w.splits[0].Split.Driver = traffic.DriverMappingConfig
+	w.servers = "\"orders\": [ # split orders\n  { destination: \"<b>\", weight: 100 }\n]\n"
+	st := newStation(t, w)
+	tab := browser.Open(t, 1440, 900)
+	tab.Go(st.URL + "/splits/orders")
+	browser.Eval[bool](tab, `(() => {
+		const f = document.createElement("form")
+		f.method = "post"; f.action = "/splits/orders/plan"
+		for (const [k, v] of new URLSearchParams("`+weightsForm("4", "40", "45", "15", "x").Encode()+`")) {
+			const i = document.createElement("input"); i.name = k; i.value = v; f.append(i)
+		}
+		document.body.append(f); f.submit(); return true
+	})()`)
+	tab.Wait("the dry run", 2*time.Minute, "document.querySelector('#mapping-save')")
+	if got := browser.Eval[string](tab, "decodeURIComponent(document.querySelector('#mapping-save').href.split(',').slice(1).join(','))"); got != w.servers {
+		t.Errorf("the link holds %q, want %q", got, w.servers)
+	}
+	browser.Eval[bool](tab, "(document.querySelector('#mapping-save').click(), true)")
+	tab.Wait("the page to stay", 2*time.Minute, "location.pathname === '/splits/orders/plan' && document.querySelector('#servers')")
+	tab.Go(st.URL + "/splits")
+	for _, c := range tab.Complaints() {
+		t.Error(c)
+	}
 }
