@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"unicode/utf8"
 )
 
@@ -61,28 +62,73 @@ func Parse(doc []byte) (Revision, error) {
 }
 
 // checkMembers refuses what encoding/json lets pass and other languages read
-// differently: a member that stands twice, a member whose name differs from
-// ours in case only, and bytes that are not UTF-8. Two readers must never
-// divide the same document in two ways.
+// differently: a member that stands twice, that is missing, or whose name differs
+// from ours in case only; null; numbers with a sign, a point or an exponent; times
+// that are nearly ones; and bytes that are not UTF-8. Two readers must never divide
+// the same document in two ways.
 func checkMembers(doc []byte) error {
 	if !utf8.Valid(doc) {
 		return errors.New("the text is not UTF-8")
 	}
 	d := json.NewDecoder(bytes.NewReader(doc))
 	d.UseNumber()
-	return checkValue(d, false, 0)
+	return checkValue(d, "", 0)
+}
+
+// required are the members that an object has, by the name of the member that it
+// stands in.
+var required = map[string][]string{
+	"":        {"v", "epoch", "rev", "base", "change", "author", "reason", "at", "split"},
+	"split":   {"name", "subject", "pick", "driver", "mode", "law", "targets"},
+	"targets": {"name", "subject", "weight", "tier", "state"},
+	"lanes":   {"name", "timeoutms", "retries"},
+	"observe": {"stream", "consumer"},
+}
+
+// optional are the members that are left out instead of being 0 or empty.
+var optional = map[string]bool{
+	"order": true, "local": true, "from": true, "header": true, "token": true, "hash": true, "bound": true,
+	"factor": true, "panic": true, "target": true, "fallback": true, "percent": true, "burst": true,
 }
 
 // maxDepth is more than a valid document has.
 const maxDepth = 8
 
-func checkValue(d *json.Decoder, labels bool, depth int) error {
+var (
+	wholeNumber = regexp.MustCompile(`^(0|[1-9][0-9]*)$`)
+	timeStamp   = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`)
+)
+
+// checkValue checks the value of a member; "" is the document itself. What stands
+// in labels has the names that an operator chose.
+func checkValue(d *json.Decoder, member string, depth int) error {
 	tok, err := d.Token()
 	if err != nil {
 		return err
 	}
-	open, ok := tok.(json.Delim)
-	if !ok {
+	var open json.Delim
+	switch tok := tok.(type) {
+	case nil:
+		return fmt.Errorf("member %q is null", member)
+	case json.Number:
+		switch {
+		case !wholeNumber.MatchString(tok.String()):
+			return fmt.Errorf("member %q is %s, which is not a whole number", member, tok)
+		case optional[member] && tok == "0":
+			return fmt.Errorf("member %q is 0: it is to be left out", member)
+		}
+		return nil
+	case string:
+		switch {
+		case member == "at" && !timeStamp.MatchString(tok):
+			return fmt.Errorf("member %q is %q, which is not a time of RFC 3339", member, tok)
+		case optional[member] && tok == "":
+			return fmt.Errorf("member %q is empty: it is to be left out", member)
+		}
+		return nil
+	case json.Delim:
+		open = tok
+	default:
 		return nil
 	}
 	if depth == maxDepth {
@@ -90,7 +136,7 @@ func checkValue(d *json.Decoder, labels bool, depth int) error {
 	}
 	seen := map[string]bool{}
 	for d.More() {
-		inLabels := false
+		inside := member // the values of a list stand in its member
 		if open == '{' {
 			tok, err := d.Token()
 			if err != nil {
@@ -101,18 +147,29 @@ func checkValue(d *json.Decoder, labels bool, depth int) error {
 				return fmt.Errorf("member %q stands twice", name)
 			}
 			seen[name] = true
-			if !labels && !lowerCase(name) {
+			if member != inLabels && !lowerCase(name) {
 				return fmt.Errorf("unknown member %q", name)
 			}
-			inLabels = name == "labels"
+			if inside = name; member == inLabels {
+				inside = inLabels
+			}
 		}
-		if err := checkValue(d, inLabels, depth+1); err != nil {
+		if err := checkValue(d, inside, depth+1); err != nil {
 			return err
+		}
+	}
+	if open == '{' {
+		for _, name := range required[member] {
+			if !seen[name] {
+				return fmt.Errorf("member %q is missing", name)
+			}
 		}
 	}
 	_, err = d.Token() // the closing bracket
 	return err
 }
+
+const inLabels = "labels"
 
 // lowerCase reports whether s could be the name of a member of ours.
 func lowerCase(s string) bool {

@@ -129,6 +129,22 @@ func makeVectors(tb testing.TB) vectors {
 		{"a mapping to itself", spoil(tb, spoil(tb, doc, `"driver":"kv"`, `"driver":"mapping-jwt"`), `"orders.process.t1"`, `"orders.process"`)},
 		{"key of a weighted split", spoil(tb, string(full), `"pick":"key"`, `"pick":"weighted"`)},
 		{"labels with one name twice", spoil(tb, string(full), `"Region"`, `"region"`)},
+		{"a member that is null", spoil(tb, doc, `"author":"ana"`, `"author":null`)},
+		{"an option that is null", spoil(tb, doc, `"driver":"kv"`, `"driver":"kv","key":null`)},
+		{"a label that is null", spoil(tb, string(full), `"Region":"ea\u003cst"`, `"Region":null`)},
+		{"without an author", spoil(tb, doc, `"author":"ana",`, ``)},
+		{"without a base", spoil(tb, doc, `"base":6,`, ``)},
+		{"a target without a tier", strings.Replace(doc, `"tier":0,`, ``, 1)},
+		{"a lane without retries", spoil(tb, string(full), `"timeoutms":1000,"retries":3`, `"timeoutms":1000`)},
+		{"an order that is empty", spoil(tb, doc, `"driver":"kv"`, `"driver":"kv","order":""`)},
+		{"a bound of 0", spoil(tb, string(full), `"bound":150`, `"bound":0`)},
+		{"a number with a point", spoil(tb, doc, `"weight":60`, `"weight":60.0`)},
+		{"a number with an exponent", spoil(tb, doc, `"weight":60`, `"weight":6e1`)},
+		{"a number with a sign", strings.Replace(doc, `"tier":0`, `"tier":-0`, 1)},
+		{"a time with an offset", spoil(tb, doc, `"at":"0001-01-01T00:00:00Z"`, `"at":"2026-11-24T06:00:00.25+01:00"`)},
+		{"a day without a time", spoil(tb, doc, `"at":"0001-01-01T00:00:00Z"`, `"at":"2026-11-24"`)},
+		{"a time without seconds", spoil(tb, doc, `"at":"0001-01-01T00:00:00Z"`, `"at":"2026-11-24T06:00Z"`)},
+		{"30 February", spoil(tb, doc, `"at":"0001-01-01T00:00:00Z"`, `"at":"2026-02-30T06:00:00Z"`)},
 		{"more than 64 KiB", spoil(tb, doc, `"why"`, `"`+strings.Repeat("w", MaxDocument)+`"`)},
 	} {
 		_, err := Parse([]byte(d.doc))
@@ -185,8 +201,8 @@ func TestVectorsAreCurrent(t *testing.T) {
 			taken++
 		}
 	}
-	if taken != 4 {
-		t.Errorf("%d of the documents are taken, four should be", taken)
+	if taken != 5 {
+		t.Errorf("%d of the documents are taken, five should be", taken)
 	}
 	if *updateVectors {
 		text, err := json.MarshalIndent(want, "", " ")

@@ -15,6 +15,8 @@ const subject = /^(?!\$)[^.*> \t\r\n\f\0]+(\.[^.*> \t\r\n\f\0]+)*$/;
 const asset = /^[^ \t\r\n\f.*>/\\]{1,255}$/;
 const header = /^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$/;
 
+const stamp = /^(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})(\.\d{1,9})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$/;
+
 const refuse = (what) => {
   throw new Refused(what);
 };
@@ -36,6 +38,12 @@ const text = (v, what) => (typeof v === "string" ? v : refuse(`${what} is not a 
 const like = (re, max = Infinity) => (v, what) =>
   re.test(text(v, what)) && Buffer.byteLength(v) <= max ? v : refuse(`${what}: ${JSON.stringify(v)} is not valid`);
 const oneOf = (...words) => (v, what) => (words.includes(v) ? v : refuse(`${what}: ${v} is not one of ${words}`));
+const time = (v, what) => {
+  const day = stamp.exec(text(v, what))?.[1];
+  // Date.parse makes 2 March of 30 February.
+  if (!day || Number.isNaN(Date.parse(v)) || new Date(`${day}Z`).toISOString().slice(0, 19) !== day) refuse(`${what} is no time`);
+  return v;
+};
 const u64 = (v, what) => (typeof v === "bigint" && v >= 0n && v <= MAX_U64 ? v : refuse(`${what} is not a number of 64 bits`));
 const whole = (min, max) => (v, what) =>
   typeof v === "bigint" && v >= BigInt(min) && v <= BigInt(max) ? Number(v) : refuse(`${what} is not between ${min} and ${max}`);
@@ -66,15 +74,15 @@ const target = (v, what) =>
   );
 
 const lane = (v, what) =>
-  members(v, what, { name: like(name), timeoutms: whole(1, 3_600_000), retries: whole(0, 10) }, { target: text, fallback: text });
+  members(v, what, { name: like(name), timeoutms: whole(1, 3_600_000), retries: whole(0, 10) }, { target: like(name), fallback: like(name) });
 
 const key = (v, what) =>
   members(v, what, {}, {
     from: oneOf("header", "token", "caller"),
     header: like(header),
-    token: whole(0, 16),
+    token: whole(1, 16),
     hash: oneOf("rendezvous", "ring"),
-    bound: whole(0, 1000),
+    bound: whole(101, 1000),
   });
 
 const split = (v, what) =>
@@ -94,9 +102,9 @@ const split = (v, what) =>
       order: oneOf("spread", "smooth", "random"),
       local: oneOf("two-choices"),
       key,
-      spill: (s, at) => members(s, at, {}, { factor: whole(0, 1000), panic: whole(0, 100) }),
+      spill: (s, at) => members(s, at, {}, { factor: whole(100, 1000), panic: whole(1, 100) }),
       lanes: list(8, lane),
-      retry: (r, at) => members(r, at, {}, { percent: whole(0, 100), burst: whole(0, 10_000) }),
+      retry: (r, at) => members(r, at, {}, { percent: whole(1, 100), burst: whole(1, 10_000) }),
     },
   );
 
@@ -121,7 +129,7 @@ export function parseDocument(bytes) {
     change: text,
     author: text,
     reason: text,
-    at: (v, what) => (Number.isNaN(Date.parse(text(v, what))) ? refuse(`${what} is no time`) : v),
+    at: time,
     split,
   });
   if (doc.rev === 0n || doc.base >= doc.rev) refuse(`revision ${doc.rev} on base ${doc.base}`);
@@ -149,13 +157,11 @@ function validate(s) {
     if (s.targets.some((t) => t.subject === s.subject)) refuse("a target on the split's own subject");
   }
   if (s.key) {
-    const { from = "header", header: h, token = 0, bound = 0 } = s.key;
+    const { from = "header", header: h, token = 0 } = s.key;
     if (s.pick !== "key") refuse("the split does not pick by key");
     if (h && from !== "header") refuse("a header that is not read");
     if ((from === "token") !== token > 0) refuse("a token if and only if the key is one");
-    if (bound !== 0 && bound < 101) refuse("a bound below 101");
   }
-  if (s.spill?.factor && s.spill.factor < 100) refuse("a factor below 100");
   unique((s.lanes ?? []).map((l) => l.name), "a lane");
   for (const l of s.lanes ?? []) {
     for (const to of [l.target, l.fallback]) if (to && !s.targets.some((t) => t.name === to)) refuse(`no target ${to}`);
