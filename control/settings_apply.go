@@ -234,7 +234,7 @@ func proves(err error) bool {
 func (c *Control) seeConsumer(ctx context.Context, ch traffic.ConsumerChange) (traffic.ConsumerChange, error) {
 	sctx, cancel := context.WithTimeout(ctx, c.settleTimeout)
 	defer cancel()
-	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+	for wait := 2 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		s, err := c.consumer(sctx, keyOf(ch.Consumer))
 		if done, over := c.judge(ctx, ch, s, err); over {
 			if done.Phase == traffic.Rejected {
