@@ -33,6 +33,24 @@ func TestTheDryRunSaysWhichKeysMove(t *testing.T) {
 	}
 }
 
+// An open suggestion is approved without another review: it says which keys move.
+func TestASuggestionSaysWhichKeysMove(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	p := w.proposals[0]
+	p.ID, p.Split, p.Base, p.Moves = "k7", "payments", 1, []traffic.Move{{Target: "eu", From: 50, To: 40}, {Target: "us", From: 50, To: 60}}
+	w.proposals = append(w.proposals, p)
+	st := newSite(t, w)
+	st.get("/suggestions/k7").status(200).says("key-moves", "the weights alone ask for 10 %")
+	if a := st.get("/suggestions/p7").status(200); strings.Contains(a.Body.String(), "key-moves") {
+		t.Error("a suggestion for a split by weight has keys that move")
+	}
+	w.proposals[len(w.proposals)-1].Status = traffic.Dismissed
+	if a := st.get("/suggestions/k7").status(200); strings.Contains(a.Body.String(), "key-moves") {
+		t.Error("a suggestion that is closed has keys that move")
+	}
+}
+
 // What else changes the keys is said: their source, how they are laid out, a bound;
 // and a change that a split made says it for ever in the journal.
 func TestWhatChangesKeysIsSaid(t *testing.T) {

@@ -148,6 +148,13 @@ func (s *Server) suggestionPage(c echo.Context, status int, reason, wrong string
 	v := s.suggestionsView(c, s.Control.Proposals("", 100))
 	sel := s.suggestionView(p)
 	sel.Reason, sel.Wrong = reason, wrong
+	if rev, err := s.Control.Split(p.Split); err == nil && sel.Open && !sel.Stale {
+		to := map[string]int{}
+		for _, m := range p.Moves {
+			to[m.Target] = m.To
+		}
+		sel.Keys = keyMoves(rev.Split, rev.Split.WithWeights(to))
+	}
 	v.Selected = &sel
 	return s.showSuggestions(c, status, v)
 }

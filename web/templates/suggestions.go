@@ -16,6 +16,7 @@ type Suggestion struct {
 	Base       string
 	Stale      bool // another revision is in force than the one it was made for
 	Moves      []MoveRow
+	Keys       *KeyMoves // of an open one in full, for a split that picks by key
 	Evidence   []EvidenceRow
 	Window     string
 	Predicted  []EffectItem
