@@ -2,6 +2,7 @@ package loadtest
 
 import (
 	"context"
+	"errors"
 	"math"
 	"strconv"
 	"testing"
@@ -136,7 +137,9 @@ func TestChangeUnderLoad(t *testing.T) {
 		return at
 	}
 	put(1, orders(80, 20))
-	pub, err := lb.NewPublisher(nc, "orders", lb.WithMarks())
+	// On a busy machine an answer may take longer than an attempt: that must not
+	// count against a target here, and every message be acknowledged in the end.
+	pub, err := lb.NewPublisher(nc, "orders", lb.WithMarks(), lb.WithAttempts(20), lb.WithoutBreaker())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,14 +156,16 @@ func TestChangeUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	const run, window = "change", 2500
+	const run, window = "change", 1500
 	v := NewVerifier(VerifierConfig{Run: run, Split: orders(80, 20), Window: window, RevisionHeader: lb.RevisionHeader})
 	follow(t, v, js)
 	var report Report
+	load, enough := context.WithCancel(ctx) // the load lasts as long as the test needs it
+	defer enough()
 	finished := make(chan error, 1)
 	go func() {
 		var err error
-		report, err = Run(ctx, Config{Publisher: pub, Rate: 2000, Count: 6000, Poisson: true, Seed: 1, Run: run})
+		report, err = Run(load, Config{Publisher: pub, Rate: 1000, Count: 1_000_000, Poisson: true, Seed: 1, Timeout: time.Minute, Run: run})
 		finished <- err
 	}()
 	shares := func(east float64) {
@@ -179,12 +184,13 @@ func TestChangeUnderLoad(t *testing.T) {
 	v.ResetWindow()
 	shares(20)
 
-	if err := <-finished; err != nil {
+	enough()
+	if err := <-finished; !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	wait.For(t, 30*time.Second, "every message", func() bool { return v.Count() == report.Acknowledged })
+	wait.For(t, time.Minute, "every message", func() bool { return v.Count() >= report.Acknowledged })
 	got := v.Check(report)
-	if report.Acknowledged != 6000 || got.Delivered != 6000 || got.Duplicates != 0 || len(got.Missing) != 0 || got.Strays != 0 {
+	if report.Acknowledged != report.Due || got.Delivered != report.Due || got.Duplicates != 0 || len(got.Missing) != 0 || got.Strays != 0 {
 		t.Errorf("%d acknowledged, verdict %+v, errors %v", report.Acknowledged, got, report.Errors)
 	}
 	t.Log(report)
