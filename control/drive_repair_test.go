@@ -192,6 +192,7 @@ func TestMappingOfServersElsewhere(t *testing.T) {
 		Conn: conn, System: sys, Now: at.now,
 		Splits: func() ([]traffic.Split, error) { return c.Driven(traffic.DriverMappingConfig) },
 	})}})
+	known(t, c)
 	s := mapped(traffic.DriverMappingConfig, 70, 30)
 	plan, err := c.Plan(t.Context(), edit(0, s))
 	if err != nil || !slices.ContainsFunc(plan.Warn, func(w string) bool { return strings.Contains(w, "your own configuration management") }) {

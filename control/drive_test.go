@@ -16,6 +16,12 @@ import (
 	"ballast/traffic"
 )
 
+// known waits until a console knows all splits: until then it writes no file.
+func known(tb testing.TB, c *Control) {
+	tb.Helper()
+	wait.For(tb, 60*time.Second, "the console to know all splits", func() bool { return c.Ready() == nil })
+}
+
 // follows waits until Control has read back from so many servers that they follow.
 func follows(tb testing.TB, c *Control, servers int) {
 	tb.Helper()
@@ -125,6 +131,7 @@ func TestMappedSplitThatServersRefuse(t *testing.T) {
 		Conn: conn, System: cluster.Sys(t), File: file,
 		Splits: func() ([]traffic.Split, error) { return c.Driven(traffic.DriverMappingConfig) },
 	})}})
+	known(t, c)
 	good := mapped(traffic.DriverMappingConfig, 70, 30)
 	mustApply(t, c, edit(0, good))
 	follows(t, c, 2)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 
 	"ballast/internal/natstest"
 	"ballast/internal/wait"
@@ -218,43 +219,57 @@ func (r *rig) listening(i int) (stop func()) {
 	if err := sub.Flush(); err != nil {
 		r.tb.Fatal(err)
 	}
-	// The other servers hear of the subscription in their own time, and what is
-	// published there before would be missed.
 	for k := range r.c.Len() {
 		if r.c.Server(k) == nil {
 			continue
 		}
 		nc := natstest.Connect(r.tb, r.c.URL(k), r.c.AppOptions()...)
-		name := fmt.Sprintf("probe.%d.%d", k, time.Since(r.begun).Nanoseconds())
-		wait.For(r.tb, 60*time.Second, "the subscription to be known at every server", func() bool {
-			if err := nc.Publish("o.probe", []byte(name)); err != nil {
-				r.tb.Fatal(err)
-			}
-			r.heard.mu.Lock()
-			defer r.heard.mu.Unlock()
-			return r.heard.seen[name] > 0
-		})
+		r.reaches(nc)
 		nc.Close()
 	}
 	return func() {
-		wait.For(r.tb, 60*time.Second, "all plain messages", func() bool { return r.missing() == 0 })
+		var lost []string
+		defer func() {
+			if lost != nil {
+				r.tb.Logf("of %d missing: %q", len(lost), lost[:min(len(lost), 20)])
+			}
+		}()
+		wait.For(r.tb, 60*time.Second, "all plain messages", func() bool {
+			lost = r.missing()
+			return lost == nil
+		})
 		sub.Close()
 	}
 }
 
-// missing is how many plain messages were sent that nobody got.
-func (r *rig) missing() int {
+// reaches waits until what is published on a connection is heard: a server hears
+// of a subscription in its own time, after its start too, and what is published
+// there before is nobody's.
+func (r *rig) reaches(nc *nats.Conn) {
+	r.tb.Helper()
+	name := "probe." + nuid.Next()
+	wait.For(r.tb, 60*time.Second, "the subscription to be known at a server", func() bool {
+		if err := nc.Publish("o.probe", []byte(name)); err != nil {
+			r.tb.Fatal(err)
+		}
+		r.heard.mu.Lock()
+		defer r.heard.mu.Unlock()
+		return r.heard.seen[name] > 0
+	})
+}
+
+// missing are the plain messages that were sent and that nobody got.
+func (r *rig) missing() (names []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.heard.mu.Lock()
 	defer r.heard.mu.Unlock()
-	n := 0
 	for name := range r.sent {
 		if strings.HasPrefix(name, "core.") && r.heard.seen[name] == 0 {
-			n++
+			names = append(names, name)
 		}
 	}
-	return n
+	return names
 }
 
 func (r *rig) split(weights ...int) traffic.Split { return mapped(r.driver, weights...) }
@@ -285,6 +300,7 @@ func (r *rig) publishing(i int) (stop func()) {
 	r.tb.Helper()
 	nc := natstest.Connect(r.tb, r.c.URL(i), append(r.c.AppOptions(), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true), nats.IgnoreDiscoveredServers())...)
 	wait.For(r.tb, 60*time.Second, "a publisher's connection", nc.IsConnected)
+	r.reaches(nc)
 	ctx, cancel := context.WithCancel(context.Background())
 	plain := func(data []byte) error { return nc.Publish("orders", data) }
 	js, err := jetstream.New(nc)
@@ -536,7 +552,7 @@ func (r *rig) inForceAll() {
 // report counts everything, and prints the table's line.
 func (r *rig) report() {
 	r.tb.Helper()
-	core, lost, twice := 0, r.missing(), 0
+	core, lost, twice := 0, len(r.missing()), 0
 	for name := range r.sent {
 		if strings.HasPrefix(name, "core.") {
 			core++
