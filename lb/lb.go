@@ -1,10 +1,12 @@
 // Package lb is the client library of Ballast, for applications that publish to
-// a split or work for one of its targets: Connect, Publisher and Worker.
+// a split or work for one of its targets: Connect, Publisher, Worker and
+// QueueWorker. docs/client-library.md shows it as a whole.
 //
 // It follows decisions and makes none. It never writes to the KV bucket, and
 // it needs no console: with every console stopped, publishers go on by the last
-// document they read. It starts nothing by itself; Run of a Publisher and of a
-// Worker owns their goroutines and returns when the last of them has ended.
+// document they read. It starts nothing by itself; Run of a Publisher, a Worker
+// or a QueueWorker owns their goroutines and returns when the last of them has
+// ended.
 package lb
 
 import (
