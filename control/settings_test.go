@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -504,6 +506,59 @@ func TestConsumerChangeIsVerifiedOrReplaced(t *testing.T) {
 		return ledger.count(traffic.EntryConsumerVerified) == 3 && ledger.count(traffic.EntryConsumerReplaced) == 5
 	})
 	checkConsumerReplay(t, c, ledger)
+}
+
+// Whatever was changed, in whatever order: rolled back from the newest to the
+// oldest, the consumer is what it was.
+func TestConsumerRollbacksRestoreEverything(t *testing.T) {
+	t.Parallel()
+	nc := connect(t)
+	stream := ordersStream(t, nc, 1)
+	c, _ := console(t, Config{Conn: nc})
+	for seed := range uint64(8) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		k := addConsumer(t, stream, rich(fmt.Sprintf("w%d", seed)))
+		before := serverConfig(t, nc, k)
+		span := func() time.Duration { return time.Duration(1 + rnd.IntN(1e9)) }
+		var made []string
+		for range 20 {
+			var p traffic.ConsumerPatch
+			if rnd.IntN(2) == 0 {
+				p.MaxAckPending = of(1 + rnd.IntN(9))
+			}
+			switch rnd.IntN(6) {
+			case 0:
+				p.BackOff = of([]time.Duration{span(), span(), span()}[:rnd.IntN(4)])
+				p.MaxDeliver = of(3 + rnd.IntN(9))
+			case 1:
+				p.BackOff, p.AckWait = of([]time.Duration{}), of(span())
+			case 2:
+				p = traffic.ConsumerPatch{PauseUntil: of(time.Now().Add(time.Hour + span()))}
+			case 3:
+				p = traffic.ConsumerPatch{PauseUntil: new(time.Time)}
+			case 4:
+				p.PriorityPolicy = of([]traffic.PriorityPolicy{traffic.PriorityOverflow, traffic.PriorityPinned, traffic.PriorityPrioritized}[rnd.IntN(3)])
+				p.PriorityGroups = of([]string{string(rune('a' + rnd.IntN(3)))})
+			case 5:
+				p.PriorityPolicy, p.PriorityGroups = of(traffic.PriorityNone), of([]string{})
+			}
+			e := consumerEdit(t, c, k, p)
+			e.Migrate = true
+			if _, err := c.PlanConsumer(context.Background(), e); fleet.KindOf(err) == fleet.Invalid && err != nil {
+				continue // nothing would change, or it is not paused
+			}
+			made = append(made, mustChange(t, c, e).ID)
+		}
+		if len(made) < 5 {
+			t.Fatalf("seed %d: only %d changes", seed, len(made))
+		}
+		for _, id := range slices.Backward(made) {
+			mustRollBack(t, c, id)
+		}
+		if a, b := asJSON(t, serverConfig(t, nc, k)), asJSON(t, before); a != b {
+			t.Errorf("seed %d: after %d changes and as many rollbacks it differs:\n%s\n%s", seed, len(made), b, a)
+		}
+	}
 }
 
 // A measurement and a change of settings write the same configuration: neither
