@@ -40,7 +40,7 @@ type WorkerConfig struct {
 	// Prefetch is the number of messages that wait in the client for a handler;
 	// 0 is none. It hides the round trip to the server between two messages of a
 	// handler: on loopback 1 % of the throughput when a message takes 5 ms, and
-	// half of it at 0.2 ms. But the server's ack_time then measures the waiting
+	// a third of it at 0.2 ms. But the server's ack_time then measures the waiting
 	// too, and a worker that dies holds more messages back until ack_wait is over.
 	Prefetch int
 
