@@ -23,9 +23,8 @@ import (
 )
 
 const (
-	failoverRate = 200.                 // messages a second
-	quickWork    = 2 * time.Millisecond // what a healthy worker takes for one
-	slowWork     = 20 * quickWork       // four handlers do half of the rate then
+	quickWork    = 2 * time.Millisecond // what a healthy worker takes for a message
+	slowWork     = 20 * quickWork       // four handlers do 100 a second then
 	crewAckWait  = 2 * time.Second
 	pinnedFor    = 2 * time.Second
 	overflowFrom = 50
@@ -74,6 +73,7 @@ var courses = []course{
 type field struct {
 	tb   testing.TB
 	form form
+	try  trial
 	book book
 	srv  *server.Server
 	js   jetstream.JetStream
@@ -83,10 +83,10 @@ type field struct {
 	primary, backup *process
 }
 
-func split(first string) traffic.Split {
+func split(first string, timeout time.Duration) traffic.Split {
 	s := traffic.Split{
 		Name: "orders", Subject: "orders", Pick: traffic.Weighted, Driver: traffic.DriverKV, Mode: traffic.Suggest, Law: traffic.LawCapacity,
-		Lanes: []traffic.Lane{{Name: "high", TimeoutMS: 250, Retries: 3, Fallback: "backup"}},
+		Lanes: []traffic.Lane{{Name: "high", TimeoutMS: int(timeout.Milliseconds()), Retries: 3, Fallback: "backup"}},
 		// What times out before the breaker has seen enough is repeated once: two
 		// intervals of 2 s at the rate.
 		Retry: &traffic.Retries{Burst: 1000},
@@ -111,9 +111,9 @@ func (a asker) PublishJS(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck,
 	return &jetstream.PubAck{}, nil
 }
 
-func newField(tb testing.TB, form form) *field {
+func newField(tb testing.TB, form form, try trial) *field {
 	tb.Helper()
-	f := &field{tb: tb, form: form, srv: natstest.Server(tb)}
+	f := &field{tb: tb, form: form, try: try, srv: natstest.Server(tb)}
 	nc := natstest.Connect(tb, f.srv.ClientURL())
 	var err error
 	if f.js, err = jetstream.New(nc, jetstream.WithDefaultTimeout(30*time.Second)); err != nil {
@@ -157,7 +157,7 @@ func (f *field) divide(first string) {
 	f.tb.Helper()
 	f.rev++
 	doc, err := traffic.Revision{
-		V: traffic.Version, Epoch: 1, Number: f.rev, Base: f.rev - 1, Change: "chg", Author: "test", Reason: "test", At: time.Now().UTC(), Split: split(first),
+		V: traffic.Version, Epoch: 1, Number: f.rev, Base: f.rev - 1, Change: "chg", Author: "test", Reason: "test", At: time.Now().UTC(), Split: split(first, f.try.timeout),
 	}.Marshal()
 	if err != nil {
 		f.tb.Fatal(err)
@@ -206,10 +206,10 @@ func (f *field) present(name string, requests int) {
 }
 
 // publisher is the application's.
-func (f *field) publisher(ctx context.Context, breaker traffic.BreakerConfig) (Publisher, <-chan error) {
+func (f *field) publisher(ctx context.Context) (Publisher, <-chan error) {
 	f.tb.Helper()
 	nc := natstest.Connect(f.tb, f.srv.ClientURL())
-	p, err := lb.NewPublisher(nc, "orders", lb.WithRepeatableRequests(), lb.WithBreaker(breaker))
+	p, err := lb.NewPublisher(nc, "orders", lb.WithRepeatableRequests(), lb.WithBreaker(f.try.breaker))
 	if err != nil {
 		f.tb.Fatal(err)
 	}
@@ -220,8 +220,11 @@ func (f *field) publisher(ctx context.Context, breaker traffic.BreakerConfig) (P
 	if err := p.Ready(ready); err != nil {
 		f.tb.Fatal(err)
 	}
-	if f.form.request {
+	switch {
+	case f.form.request:
 		return asker{p.Lane("high")}, ended
+	case f.try.patient:
+		return p.Lane("high"), ended
 	}
 	return p, ended
 }
@@ -236,21 +239,24 @@ type result struct {
 	twice    int // worked off more than once
 }
 
-// trial is how long things are waited for.
+// trial is how much, how long, and how patient.
 type trial struct {
+	rate    float64       // messages a second
 	healthy int           // messages before the fault
 	lasts   time.Duration // of the fault
 	back    time.Duration // for the primary to have its share again
+	timeout time.Duration // of an attempt in the lane
+	patient bool          // streams are published to in the lane too
 	breaker traffic.BreakerConfig
 }
 
 // run lets a fault come and go under load.
 func run(tb testing.TB, form form, c course, try trial) result {
 	tb.Helper()
-	f := newField(tb, form)
+	f := newField(tb, form, try)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	publisher, published := f.publisher(ctx, try.breaker)
+	publisher, published := f.publisher(ctx)
 	// The primary comes first, so that it is the one that gets pinned.
 	f.primary = f.hire("primary")
 	f.present("primary", 1)
@@ -260,7 +266,7 @@ func run(tb testing.TB, form form, c course, try trial) result {
 	ended := make(chan error, 1)
 	go func() {
 		var err error
-		report, err = Run(load, Config{Publisher: publisher, Rate: failoverRate, Count: 1_000_000, Run: crewRun})
+		report, err = Run(load, Config{Publisher: publisher, Rate: try.rate, Count: 1_000_000, Timeout: time.Minute, Run: crewRun})
 		ended <- err
 	}()
 	wait.For(tb, time.Minute, "the primary to work", func() bool { return f.book.by("primary", time.Time{}) >= 20 })
@@ -411,7 +417,7 @@ func (f *field) sum(report Report, hit time.Time, back time.Duration, unseen int
 	r := result{toBackup: -1, toReturn: back, sent: report.Due, lost: report.Failed + unseen}
 	firsts := f.firsts()
 	r.twice = len(f.book.all()) - len(firsts)
-	gap := time.Duration(float64(time.Second) / failoverRate)
+	gap := time.Duration(float64(time.Second) / f.try.rate)
 	for _, s := range firsts {
 		if s.who == "backup" && r.toBackup < 0 && !s.at.Before(hit) {
 			r.toBackup = s.at.Sub(hit)
@@ -433,7 +439,11 @@ func TestFailover(t *testing.T) {
 	for _, form := range forms {
 		t.Run(form.name, func(t *testing.T) {
 			t.Parallel()
-			try := trial{healthy: 100, lasts: 3 * time.Second, back: time.Minute, breaker: traffic.BreakerConfig{OpenFor: time.Second, Interval: 500 * time.Millisecond}}
+			// Who is killed is gone at once; time-outs are for a machine that is busy.
+			try := trial{
+				rate: 100, healthy: 50, lasts: 3 * time.Second, back: time.Minute, timeout: 5 * time.Second, patient: true,
+				breaker: traffic.BreakerConfig{OpenFor: time.Second, Interval: 500 * time.Millisecond},
+			}
 			if form.stays {
 				try.back = time.Second
 			}
@@ -465,7 +475,7 @@ func measureFailover(t *testing.T) {
 						t.Parallel()
 						slots <- struct{}{}
 						defer func() { <-slots }()
-						try := trial{healthy: 200, lasts: 6 * time.Second, back: time.Minute}
+						try := trial{rate: 200, healthy: 200, lasts: 6 * time.Second, back: time.Minute, timeout: 250 * time.Millisecond}
 						if form.stays {
 							try.back = 5 * time.Second
 						}
