@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,18 +19,26 @@ import (
 
 // member is what a Publisher knows of a target, over all revisions.
 type member struct {
-	name     string
-	sent     atomic.Uint64
-	inFlight atomic.Int64
-	stream   atomic.Pointer[string] // that stored its last message
+	name   string
+	sent   atomic.Uint64
+	stream atomic.Pointer[string] // that stored its last message
+	path   *path                  // to its subject of the newest revision; guarded by Publisher.mu
 
 	mu      sync.Mutex       // guards what follows
 	breaker *traffic.Breaker // nil judges nothing
 	told    traffic.Circuit  // as it was logged last
 }
 
+// path is a subject that messages were sent to, over all revisions: what comes
+// back for one that was sent before a target was given another name or subject is
+// booked where it was sent.
+type path struct {
+	inFlight atomic.Int64
+	member   atomic.Pointer[member] // whose subject it was last
+}
+
 func (m *member) stats() TargetStats {
-	s := TargetStats{Sent: m.sent.Load(), InFlight: m.inFlight.Load(), Health: 1, Circuit: traffic.Closed}
+	s := TargetStats{Sent: m.sent.Load(), InFlight: m.path.inFlight.Load(), Health: 1, Circuit: traffic.Closed}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.breaker != nil {
@@ -75,16 +84,16 @@ type division struct {
 	whole    *traffic.Picker // all healthy
 	picker   *traffic.Picker
 	// What follows up to loads is by index of the picker's targets.
-	members   []*member
-	subjects  []string
-	health    []float64
-	loads     traffic.Loads
-	bySubject map[string]*member // of this revision and of those before it
-	budget    *traffic.Budget
-	keyed     traffic.Keyed
-	byKey     bool
-	choose    bool // between two
-	rev10     string
+	members  []*member
+	subjects []string
+	health   []float64
+	loads    traffic.Loads
+	paths    map[string]*path // by subject, of this revision and of those before it
+	budget   *traffic.Budget
+	keyed    traffic.Keyed
+	byKey    bool
+	choose   bool // between two
+	rev10    string
 }
 
 // install brings a revision into force.
@@ -96,7 +105,7 @@ func (p *Publisher) install(rev traffic.Revision, fallback bool) error {
 	d := &division{
 		rev: rev, fallback: fallback, whole: picker, picker: picker,
 		byKey: rev.Split.Pick == traffic.ByKey, choose: rev.Split.Local == traffic.TwoChoices,
-		budget: traffic.NewBudget(rev.Split.Retry), bySubject: map[string]*member{},
+		paths: map[string]*path{},
 		rev10: strconv.FormatUint(rev.Number, 10),
 	}
 	if rev.Split.Key != nil {
@@ -104,8 +113,14 @@ func (p *Publisher) install(rev traffic.Revision, fallback bool) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if old := p.now.Load(); old != nil {
-		maps.Copy(d.bySubject, old.bySubject)
+	old := p.now.Load()
+	if old != nil {
+		maps.Copy(d.paths, old.paths)
+	}
+	if old != nil && reflect.DeepEqual(old.rev.Split.Retry, rev.Split.Retry) {
+		d.budget = old.budget // a new revision is no reason for more retries
+	} else {
+		d.budget = traffic.NewBudget(rev.Split.Retry)
 	}
 	for _, t := range picker.Targets() {
 		m, ok := p.members[t.Name]
@@ -116,10 +131,16 @@ func (p *Publisher) install(rev traffic.Revision, fallback bool) error {
 			}
 			p.members[t.Name] = m
 		}
+		way, ok := d.paths[t.Subject]
+		if !ok {
+			way = &path{}
+			d.paths[t.Subject] = way
+		}
+		way.member.Store(m)
+		m.path = way
 		d.members = append(d.members, m)
-		d.loads = append(d.loads, &m.inFlight)
+		d.loads = append(d.loads, &way.inFlight)
 		d.subjects = append(d.subjects, t.Subject)
-		d.bySubject[t.Subject] = m
 	}
 	p.lastBad = ""
 	p.now.Store(d.adapted())
@@ -159,13 +180,13 @@ func (p *Publisher) settle(m *member, o traffic.Outcome) {
 // tell logs that a target is left alone, tried again, or whole again. Between
 // these its share moves every few seconds, and nobody needs a line for that.
 func (p *Publisher) tell(m *member) {
-	s := m.stats()
 	m.mu.Lock()
-	news := m.told != s.Circuit && (m.told != "" || s.Circuit != traffic.Closed)
-	m.told = s.Circuit
+	circuit := m.breaker.Circuit()
+	news := m.told != circuit && (m.told != "" || circuit != traffic.Closed)
+	m.told = circuit
 	m.mu.Unlock()
 	if news {
-		p.log.Warn("a target's messages fare differently", "target", m.name, "circuit", s.Circuit)
+		p.log.Warn("a target's messages fare differently", "target", m.name, "circuit", circuit)
 	}
 }
 

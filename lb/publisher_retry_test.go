@@ -91,3 +91,81 @@ func TestNothingIsHedgedOrRepeatedByDefault(t *testing.T) {
 		t.Errorf("%d targets were asked, %+v; want one, nothing hedged and nothing repeated", n, s)
 	}
 }
+
+// What is in flight is booked where it was sent, whatever a target is called by the
+// time of the answer, and what a lost connection took with it is in flight no more.
+func TestInFlightOverRevisionsAndConnections(t *testing.T) {
+	t.Parallel()
+	nc := natstest.Connect(t, natstest.Server(t).ClientURL())
+	stored, err := nc.SubscribeSync(eastSubject) // it answers as a stream does, when it is told to
+	if err != nil {
+		t.Fatal(err)
+	}
+	kv := bucket(t, jetStream(t, nc), 1)
+	put(t, kv, revision(1, 1, splitOf(weights{"east": 100})))
+	p := publisher(t, nc)
+	wait.For(t, 30*time.Second, "the document", at(p, 1))
+	for range 2 {
+		if _, err := p.PublishAsync(t.Context(), &nats.Msg{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := p.Stats().Targets["east"].InFlight; n != 2 {
+		t.Fatalf("%d in flight, want 2", n)
+	}
+	renamed := splitOf(weights{"east": 100})
+	renamed.Targets[0].Name = "west"
+	put(t, kv, revision(1, 2, renamed))
+	wait.For(t, 30*time.Second, "the new name", at(p, 2))
+	if n := p.Stats().Targets["west"].InFlight; n != 2 {
+		t.Errorf("%d in flight on the subject under its new name, want 2", n)
+	}
+	msg, err := stored.NextMsg(30 * time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := msg.Respond([]byte(`{"stream":"ORDERS","seq":1}`)); err != nil {
+		t.Fatal(err)
+	}
+	wait.For(t, 30*time.Second, "the first answer", func() bool { return p.Stats().Targets["west"].InFlight == 1 })
+	again(t, nc)
+	wait.For(t, 30*time.Second, "the other one to be given up", func() bool { return p.Stats().Targets["west"].InFlight == 0 })
+	if s := p.Stats().Targets["west"]; s.Circuit != traffic.Closed || s.Health != 1 {
+		t.Errorf("a connection that was lost is held against the target: %+v", s)
+	}
+}
+
+// A new revision does not refill the budget of retries, unless it changes it.
+func TestTheBudgetOutlivesARevision(t *testing.T) {
+	t.Parallel()
+	nc := natstest.Connect(t, natstest.Server(t).ClientURL())
+	kv := bucket(t, jetStream(t, nc), 1)
+	s := splitOf(weights{"east": 50, "west": 50})
+	s.Retry = &traffic.Retries{Percent: 1, Burst: 5}
+	put(t, kv, revision(1, 1, s))
+	p := publisher(t, nc, lb.WithoutBreaker())
+	wait.For(t, 30*time.Second, "the document", at(p, 1))
+	fail := func() (retried uint64) {
+		before := p.Stats().Retried
+		for range 20 {
+			if _, err := p.Request(t.Context(), &nats.Msg{}); !errors.Is(err, nats.ErrNoResponders) {
+				t.Fatal(err)
+			}
+		}
+		return p.Stats().Retried - before
+	}
+	if n := fail(); n != 5 {
+		t.Errorf("%d retries, want the burst of 5", n)
+	}
+	put(t, kv, revision(1, 2, s.WithWeights(weights{"east": 60, "west": 40})))
+	wait.For(t, 30*time.Second, "the second document", at(p, 2))
+	if n := fail(); n > 1 {
+		t.Errorf("%d retries more after a change of the weights, want 1 at most", n)
+	}
+	s.Retry = &traffic.Retries{Percent: 1, Burst: 7}
+	put(t, kv, revision(1, 3, s))
+	wait.For(t, 30*time.Second, "the third document", at(p, 3))
+	if n := fail(); n != 7 {
+		t.Errorf("%d retries after a change of the budget, want 7", n)
+	}
+}

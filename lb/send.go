@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -105,6 +106,9 @@ type place struct {
 
 func (t place) member() *member { return t.d.members[t.i] }
 func (t place) subject() string { return t.d.subjects[t.i] }
+
+// inFlight counts what is on its way there.
+func (t place) inFlight() *atomic.Int64 { return t.d.loads[t.i] }
 
 // find picks the target of a message, and tells its key.
 func (s Sender) find(msg *nats.Msg) (to place, key string, err error) {
@@ -222,9 +226,9 @@ func (s Sender) PublishAsync(ctx context.Context, msg *nats.Msg) (jetstream.PubA
 	var future jetstream.PubAckFuture
 	if err == nil {
 		s.address(to, msg)
-		to.member().inFlight.Add(1)
+		to.inFlight().Add(1)
 		if future, err = s.p.inWindow(ctx, msg); err != nil {
-			to.member().inFlight.Add(-1)
+			to.inFlight().Add(-1)
 		}
 	}
 	return future, s.count(to, err)
@@ -258,11 +262,12 @@ func (p *Publisher) answered(msg *nats.Msg, stream string, err error) {
 	if d == nil {
 		return
 	}
-	m := d.bySubject[msg.Subject]
-	if m == nil {
+	way := d.paths[msg.Subject]
+	if way == nil {
 		return
 	}
-	m.inFlight.Add(-1)
+	way.inFlight.Add(-1)
+	m := way.member.Load()
 	m.stored(stream)
 	if o, ok := p.judge(context.Background(), err); ok {
 		p.settle(m, o)
@@ -341,12 +346,11 @@ func (s Sender) Request(ctx context.Context, msg *nats.Msg) (*nats.Msg, error) {
 func (s Sender) attempts(ctx context.Context, r *route, do func(context.Context, route) error, repeat func(error) bool) error {
 	r.d.budget.Sent()
 	for n := 0; ; n++ {
-		m := r.member()
-		m.inFlight.Add(1)
+		r.inFlight().Add(1)
 		err := bounded(ctx, r.timeout, func(ctx context.Context) error { return do(ctx, *r) })
-		m.inFlight.Add(-1)
+		r.inFlight().Add(-1)
 		if o, ok := s.p.judge(ctx, err); ok {
-			s.p.settle(m, o)
+			s.p.settle(r.member(), o)
 		}
 		if err == nil || n >= r.retries || ctx.Err() != nil || !repeat(err) {
 			return err
