@@ -33,6 +33,15 @@ func BenchmarkWorker(b *testing.B) {
 	}
 }
 
+// fill stores b.N orders, not more at a time than the client takes.
+func fill(b *testing.B, js jetstream.JetStream) {
+	b.Helper()
+	const some = 2000
+	for from := 0; from < b.N; from += some {
+		publishOrders(b, js, from, min(from+some, b.N))
+	}
+}
+
 // spend is what every handler of the benchmark does.
 func spend(ctx context.Context, took time.Duration) error {
 	if took == 0 {
@@ -43,7 +52,7 @@ func spend(ctx context.Context, took time.Duration) error {
 
 func benchWorker(b *testing.B, took time.Duration, prefetch int) {
 	nc, js := system(b)
-	publishOrders(b, js, 0, b.N)
+	fill(b, js)
 	cfg := config(func(ctx context.Context, _ jetstream.Msg) error { return spend(ctx, took) })
 	cfg.Concurrency, cfg.Prefetch = benchHands, prefetch
 	w := worker(b, nc, cfg)
@@ -52,7 +61,7 @@ func benchWorker(b *testing.B, took time.Duration, prefetch int) {
 
 func benchPull(b *testing.B, took time.Duration, pull func(context.Context, jetstream.Consumer, func(jetstream.Msg)) error) {
 	_, js := system(b)
-	publishOrders(b, js, 0, b.N)
+	fill(b, js)
 	consumer, err := js.Consumer(b.Context(), "ORDERS", "east")
 	if err != nil {
 		b.Fatal(err)
