@@ -123,7 +123,9 @@ func newField(tb testing.TB, form form, try trial) *field {
 	if f.kv, err = f.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: traffic.Bucket, History: 8}); err != nil {
 		tb.Fatal(err)
 	}
-	f.divide("primary")
+	if err := f.divide("primary"); err != nil {
+		tb.Fatal(err)
+	}
 	if form.request {
 		return f
 	}
@@ -153,18 +155,16 @@ func newField(tb testing.TB, form form, try trial) *field {
 }
 
 // divide writes the split's document: who is first and who backs it up.
-func (f *field) divide(first string) {
-	f.tb.Helper()
+func (f *field) divide(first string) error {
 	f.rev++
 	doc, err := traffic.Revision{
 		V: traffic.Version, Epoch: 1, Number: f.rev, Base: f.rev - 1, Change: "chg", Author: "test", Reason: "test", At: time.Now().UTC(), Split: split(first, f.try.timeout),
 	}.Marshal()
 	if err != nil {
-		f.tb.Fatal(err)
+		return err
 	}
-	if _, err := f.kv.Put(context.Background(), traffic.Key("orders"), doc); err != nil {
-		f.tb.Fatal(err)
-	}
+	_, err = f.kv.Put(context.Background(), traffic.Key("orders"), doc)
+	return err
 }
 
 func (f *field) hire(name string) *process {
@@ -318,7 +318,9 @@ func (f *field) shift(change *sync.WaitGroup, first string) {
 	if f.form.moved > 0 {
 		change.Go(func() {
 			<-time.After(f.form.moved)
-			f.divide(first)
+			if err := f.divide(first); err != nil {
+				f.tb.Errorf("change the weights: %v", err)
+			}
 		})
 	}
 }
