@@ -131,8 +131,11 @@ func TestQueueWorkerStopsInOrder(t *testing.T) {
 	cfg := queueConfig(h)
 	cfg.Concurrency = 4
 	_, _ = queueWorker(t, natstest.Connect(t, url), cfg)
-	sent := int64(0)
-	for range 10 {
+	sent, stops := int64(0), 10
+	if os.Getenv("BALLAST_MEASURE") == "stops" {
+		stops = 100
+	}
+	for range stops {
 		_, stop := queueWorker(t, natstest.Connect(t, url), cfg)
 		members(t, nc, 1)
 		for range 100 {
@@ -150,6 +153,7 @@ func TestQueueWorkerStopsInOrder(t *testing.T) {
 	if got := handled.Load(); got != sent {
 		t.Errorf("%d messages were handled %d times", sent, got)
 	}
+	t.Logf("%d stops: %d messages, all handled once", stops, sent)
 }
 
 // Who asked gets the error of the handler; the report tells of both.
