@@ -37,6 +37,7 @@ type consumerState struct {
 	waiting, inFlight int    // pulls, and messages that are not acknowledged
 	backlog           uint64 // messages that were not delivered yet
 	pinned            map[string]string
+	replicated        bool
 }
 
 // text returns a field that holds a string, "" when it is not there.
@@ -150,7 +151,8 @@ type consumerAnswer struct {
 	Waiting    int    `json:"num_waiting"`
 	Pending    uint64 `json:"num_pending"`
 	Cluster    *struct {
-		Leader string `json:"leader"`
+		Leader   string            `json:"leader"`
+		Replicas []json.RawMessage `json:"replicas"`
 	} `json:"cluster"`
 	Groups []struct {
 		Group  string `json:"group"`
@@ -162,6 +164,7 @@ func (a consumerAnswer) state() (consumerState, error) {
 	s := consumerState{
 		born: a.Created, raw: a.Config, settled: int64(a.Delivered.Consumer) - int64(a.AckPending),
 		waiting: a.Waiting, inFlight: a.AckPending, backlog: a.Pending,
+		replicated: a.Cluster != nil && len(a.Cluster.Replicas) > 0,
 	}
 	for _, g := range a.Groups {
 		if g.Client != "" {

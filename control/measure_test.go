@@ -46,7 +46,7 @@ func ordersStream(tb testing.TB, nc *nats.Conn, replicas int) jetstream.Stream {
 	wait.For(tb, soon, "the stream to be created", func() bool {
 		s, err = js.CreateStream(context.Background(), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, Replicas: replicas})
 		var api *jetstream.APIError
-		if err != nil && (!errors.As(err, &api) || api.ErrorCode != codeNoPeers) {
+		if err != nil && (!errors.As(err, &api) || api.ErrorCode != codeNoPeers && api.Code < 500) {
 			tb.Fatal(err)
 		}
 		return err == nil

@@ -79,6 +79,11 @@ func (c *Control) consumerWarnings(ctx context.Context, k fleet.ConsumerKey, d c
 		case before.InFlight > will:
 			say("%d messages are in flight. They stay with their workers; nothing new is delivered until fewer than %d are.", before.InFlight, will)
 		}
+		if d.before.replicated && lowered(before.MaxAckPending, after.MaxAckPending) {
+			// updateConfig of nats-server drops what waits for its quorum before it is
+			// sent: it counts as in flight, and nobody has it.
+			say("This consumer has replicas: messages that are on their way to a worker at that very moment arrive only after ack_wait (%s) and, when they are many, when the clients' pulls end (30 s with nats.go), because nats-server 2.15 forgets to send them when the limit is lowered. None is lost. Pause the consumer first, lower the limit, and resume: then none is late.", after.AckWait)
+		}
 		if after.MaxAckPending < 0 && before.Limit > 0 {
 			say("The %s's limit of %d is not held against \"no limit\" by nats-server 2.15.", before.LimitedBy, before.Limit)
 		}
@@ -124,6 +129,10 @@ func (c *Control) warnSlow(ctx context.Context, k fleet.ConsumerKey, wait time.D
 		say("In the last 5 minutes %d of %d sampled acknowledgements took longer than %s: such messages will be worked on twice.", slow, o.Latency.Count(), wait)
 	}
 }
+
+// lowered reports whether a limit of max_ack_pending becomes smaller to a server,
+// to which no limit is -1.
+func lowered(was, will int) bool { return will < was }
 
 // more is how many messages a raised limit lets out.
 func more(was, will int) string {
