@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"ballast/fleet"
+	"ballast/internal/wholefile"
 	"ballast/traffic"
 )
 
@@ -204,7 +204,7 @@ func (d *fileDriver) Push(ctx context.Context, s traffic.Split) error {
 		return err
 	}
 	text := []byte(render(all, leftover(string(before), all)))
-	if err := replaceFile(d.file, text); err != nil {
+	if err := wholefile.Write(d.file, text, 0o644); err != nil {
 		return unavailable("The file of the mappings cannot be written; nothing was changed.", "Check --mapping-file and its disk.", err)
 	}
 	refused := d.reload(ctx)
@@ -218,7 +218,7 @@ func (d *fileDriver) Push(ctx context.Context, s traffic.Split) error {
 	}
 	rest, cancel := rest(ctx, 2*gatherFor)
 	defer cancel()
-	if err := replaceFile(d.file, before); err != nil {
+	if err := wholefile.Write(d.file, before, 0o644); err != nil {
 		return errors.Join(refused, fmt.Errorf("put the file of the mappings back: %w", err))
 	}
 	if err := d.reload(rest); err != nil && fleet.KindOf(err) == fleet.Invalid {
@@ -288,28 +288,4 @@ func (d *fileDriver) InForce(ctx context.Context, s traffic.Split) ([]traffic.In
 		}
 	}
 	return all, err
-}
-
-// replaceFile writes a file as a whole or not at all, with the rights it had.
-func replaceFile(file string, data []byte) (err error) {
-	mode := fs.FileMode(0o644)
-	if info, err := os.Stat(file); err == nil {
-		mode = info.Mode().Perm()
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", file, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("write %s: %w", file, err), os.Remove(tmp.Name()))
-		}
-	}()
-	if _, err = tmp.Write(data); err == nil {
-		err = errors.Join(tmp.Chmod(mode), tmp.Sync())
-	}
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), file)
 }

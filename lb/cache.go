@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
+	"ballast/internal/wholefile"
 	"ballast/traffic"
 )
 
@@ -43,27 +43,7 @@ func (p *Publisher) writeCache(ctx context.Context, doc []byte) {
 	if p.cache == "" {
 		return
 	}
-	if err := replace(p.cache, doc); err != nil {
+	if err := wholefile.Write(p.cache, doc, 0o600); err != nil {
 		p.log.WarnContext(ctx, "the weights cannot be cached", "err", err)
 	}
-}
-
-// replace writes a file as a whole or not at all.
-func replace(file string, data []byte) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", file, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("write %s: %w", file, err), os.Remove(tmp.Name()))
-		}
-	}()
-	if _, err = tmp.Write(data); err == nil {
-		err = tmp.Sync()
-	}
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), file)
 }

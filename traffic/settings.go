@@ -50,6 +50,24 @@ type ConsumerSettings struct {
 	Fixed []FixedSetting `json:"fixed"`
 }
 
+// Beforehand says what servers would refuse of any change of a setting, or make
+// something else of, because of what else is in force; "" is nothing. The setting
+// is named as in the configuration.
+func (s ConsumerSettings) Beforehand(setting string) string {
+	acks := setting == "max_ack_pending" || setting == "ack_wait" || setting == "backoff" || setting == "max_deliver"
+	switch {
+	case acks && s.AckPolicy == "none":
+		return "This consumer takes no acknowledgements (ack_policy none): there is nothing to wait for or to deliver again."
+	case acks && setting != "max_ack_pending" && s.AckPolicy == "flow_control":
+		return "A consumer with ack_policy flow_control has none."
+	case !acks && !s.Pull:
+		return "Only pull consumers have it; to this one the servers push."
+	case setting == "ack_wait" && len(s.BackOff) > 0:
+		return "There is a backoff: its first step is the ack_wait. Change the step, or take the backoff away."
+	}
+	return ""
+}
+
 // FixedSetting is one that a server never changes on a consumer that exists.
 type FixedSetting struct {
 	Name  string `json:"name"`  // as in the configuration: max_waiting

@@ -206,23 +206,12 @@ func (in *settingsInput) pauseEnd(now time.Time) time.Time {
 	return time.Time{}
 }
 
-// ahead says before anything is typed what the servers would refuse, or make
-// something else of, in a field; "" is nothing.
-func ahead(name string, now traffic.ConsumerSettings) string {
-	acks := slices.Contains([]string{"max_ack_pending", "ack_wait", "backoff", "max_deliver"}, name)
-	switch {
-	case acks && now.AckPolicy == "none":
-		return "This consumer takes no acknowledgements (ack_policy none): there is nothing to wait for or to deliver again."
-	case (name == "ack_wait" || name == "backoff" || name == "max_deliver") && now.AckPolicy == "flow_control":
-		return "A consumer with ack_policy flow_control has none."
-	case !acks && !now.Pull:
-		return "Only pull consumers have it; to this one the servers push."
-	case name == "max_ack_pending" && now.Limit > 0:
-		return fmt.Sprintf("The %s allows %s at most.", now.LimitedBy, countWords(uint64(now.Limit)))
-	case name == "ack_wait" && len(now.BackOff) > 0:
-		return "There is a backoff: its first step is the ack_wait. Change the step, or take the backoff away."
+// ahead says before anything is typed what holds for a field; "" is nothing.
+func ahead(now traffic.ConsumerSettings, name string) string {
+	if text := now.Beforehand(name); text != "" || name != "max_ack_pending" || now.Limit <= 0 {
+		return text
 	}
-	return ""
+	return fmt.Sprintf("The %s allows %s at most.", now.LimitedBy, countWords(uint64(now.Limit)))
 }
 
 // view is the form for the template, over what is in force now. A setting that was
@@ -235,7 +224,7 @@ func (in settingsInput) view(now traffic.ConsumerSettings, at time.Time) templat
 	}
 	for _, f := range settingFields {
 		is := f.text(now)
-		row := templates.SettingField{Name: f.name, Unit: f.unit, Help: f.help, Value: is, Now: is, Ahead: ahead(f.name, now), Wrong: v.Wrong[f.name], List: f.name == "priority_policy"}
+		row := templates.SettingField{Name: f.name, Unit: f.unit, Help: f.help, Value: is, Now: is, Ahead: ahead(now, f.name), Wrong: v.Wrong[f.name], List: f.name == "priority_policy"}
 		typed, ok := in.typed[f.name]
 		if was := in.was[f.name]; ok && typed != was {
 			row.Value = typed
